@@ -1,0 +1,95 @@
+"""The kernel application: ``python -m savepoint_kernel -f FILE``.
+
+Threads: everything here runs on the main thread.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zmq
+from ipykernel.kernelapp import IPKernelApp
+from tornado.ioloop import IOLoop
+from traitlets import Dict, Float, Type, default
+
+from .interrupts import Interrupts, Redelivery
+from .iopub import QUEUE_LENGTH, IOPub
+from .kernel import SavepointKernel
+from .session import SharedSession
+from .shell import ZMQInteractiveShell
+
+
+class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
+    """Starts a Savepoint kernel."""
+
+    iopub_port: int
+    name = "savepoint-kernel"
+    description = "The Savepoint kernel: IPython whose messages never wait for user code."
+    kernel_class = Type(SavepointKernel, klass="ipykernel.kernelbase.Kernel").tag(config=True)
+    classes = [SavepointKernel, ZMQInteractiveShell, *IPKernelApp.classes[2:]]
+    subcommands = Dict(
+        {
+            "install": (
+                "savepoint_kernel.kernelspec.InstallSavepointKernelSpecApp",
+                "Install the Savepoint kernelspec.",
+            )
+        }
+    )
+    output_interval = Float(
+        0.01,
+        min=0.0,
+        help="""Seconds over which a burst of output is gathered into one message. The first line
+        of a burst is sent at once.""",
+    ).tag(config=True)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._interrupts = Interrupts()
+
+    @default("outstream_class")
+    def _default_outstream_class(self) -> str:
+        return "savepoint_kernel.output.OutStream"
+
+    def _session_default(self) -> SharedSession:
+        return SharedSession(parent=self)
+
+    def init_iopub(self, context: zmq.Context[Any]) -> None:
+        """Bind the iopub channel and start its thread."""
+        socket = context.socket(zmq.XPUB)
+        socket.linger = 1000
+        socket.sndhwm = QUEUE_LENGTH
+        self._apply_curve_server_options(socket)
+        self.iopub_port = self._bind_socket(socket, self.iopub_port)
+        self.log.debug("iopub PUB Channel on port: %i", self.iopub_port)
+        self.configure_tornado_logger()
+        self.iopub_thread = IOPub(socket, self.session, self._interrupts, self.output_interval)
+        self.iopub_thread.start()
+        self.iopub_socket = self.iopub_thread.background_socket
+
+    def init_signal(self) -> None:
+        """Decide from now on when SIGINT raises."""
+        self._interrupts.install()
+        Redelivery(self._interrupts, self.iopub_thread.io_loop).watch()
+
+    def start(self) -> Any:
+        """Run the kernel until it is shut down.
+
+        The main loop is started again if something else ended it: user code that stops it (which
+        kills the stock kernel), or a KeyboardInterrupt raised in a task or callback beside the
+        cell, which asyncio lets through. Then the interrupt ends the cell.
+        """
+        if self.subapp is not None or self.trio_loop:
+            return super().start()
+        if self.poller is not None:
+            self.poller.start()
+        self.kernel.start()
+        self.io_loop = IOLoop.current()
+        while not self.kernel.shell.exit_now:
+            try:
+                self.io_loop.start()
+            except KeyboardInterrupt:
+                self.kernel.executor.cancel()
+        return None
+
+
+main = SavepointKernelApp.launch_instance

@@ -1,0 +1,88 @@
+"""Completion beside a running cell, and quick from the first one.
+
+Threads: both run on the Introspection thread; `WarmUp.cell_ended` is called on the main thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from IPython.core.completer import (
+    ProvisionalCompleterWarning,
+    provisionalcompleter,
+    rectify_completions,
+)
+from tornado.ioloop import IOLoop
+
+_COMPLETION_FIELDS = ("start", "end", "text", "type", "signature")
+
+
+def complete(completer: Any, code: str, cursor_pos: int) -> dict[str, Any]:
+    """Return the content of a complete_reply.
+
+    IPython's own context manager for this is warnings.catch_warnings, which is state of the
+    process: leaving it would undo what the running cell does to the filters meanwhile. The kernel
+    ignores the warning in question from its start; the context manager is entered only if the user
+    made warnings errors.
+
+    Args:
+        completer: IPython's completer.
+        code: the cell so far.
+        cursor_pos: offset in code points.
+    """
+    try:
+        found = list(rectify_completions(code, completer.completions(code, cursor_pos)))
+    except ProvisionalCompleterWarning:
+        with provisionalcompleter():
+            found = list(rectify_completions(code, completer.completions(code, cursor_pos)))
+    typed = [{name: getattr(c, name) for name in _COMPLETION_FIELDS} for c in found]
+    return {
+        "status": "ok",
+        "matches": [c.text for c in found],
+        "cursor_start": found[0].start if found else cursor_pos,
+        "cursor_end": found[0].end if found else cursor_pos,
+        "metadata": {"_jupyter_types_experimental": typed},
+    }
+
+
+class WarmUp:
+    """Loads the completer once the kernel idles: its first use takes half a second.
+
+    Args:
+        loop: of the Introspection thread.
+        completer: gives IPython's completer.
+        busy: tells whether a cell runs.
+        cells: gives the number of cells so far.
+        delay: seconds without a cell before it happens.
+    """
+
+    def __init__(
+        self,
+        loop: IOLoop,
+        completer: Callable[[], Any],
+        busy: Callable[[], bool],
+        cells: Callable[[], int],
+        delay: float,
+    ) -> None:
+        self._loop = loop
+        self._completer = completer
+        self._busy = busy
+        self._cells = cells
+        self._delay = delay
+        self._scheduled = False
+
+    def cell_ended(self) -> None:
+        """Wait for idleness from now on. Only the first call does anything."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.add_callback(self._wait, self._cells())
+
+    def _wait(self, cells: int) -> None:
+        self._loop.call_later(self._delay, self._check, cells)
+
+    def _check(self, cells: int) -> None:
+        if self._busy() or self._cells() != cells:
+            self._wait(self._cells())
+        else:
+            complete(self._completer(), "import os; os.pa", 16)

@@ -1,0 +1,1 @@
+"""What runs beside the front end: runs without a keyboard and ``jupyter savepoint``."""
