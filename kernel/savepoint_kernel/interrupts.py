@@ -29,6 +29,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,6 +47,10 @@ class Interrupts:
         self.enabled = threading.current_thread() is threading.main_thread()
         self.on_handled: Callable[[], None] = lambda: None
         """Called by every handler here, the raising one included."""
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when one raised where Python swallows errors, or where nothing may raise."""
+        self.forgotten = 0
+        """How often what had arrived stopped to count."""
         self._armed = False
         self._noted = False
         self._raise: Any = signal.default_int_handler
@@ -55,7 +60,9 @@ class Interrupts:
         """Take SIGINT over; from now on it raises only between `arm` and `disarm`.
 
         Python's raising handler is replaced, under its own name, by one that tells: there is no
-        other way to know whether a signal was handled (`Redelivery`).
+        other way to know whether a signal was handled (`Redelivery`). KeyboardInterrupt raised in a
+        finalizer, a weak reference's callback or a fork hook is swallowed and goes to
+        sys.unraisablehook; it is sent again.
         """
         if not self.enabled:
             return
@@ -69,6 +76,16 @@ class Interrupts:
         signal.default_int_handler = default_int_handler  # type: ignore[assignment]
         self._raise = self._user_handler = default_int_handler
         signal.signal(signal.SIGINT, self._note)
+        report = sys.unraisablehook
+
+        def report_or_send_again(unraisable: Any) -> None:
+            interrupt = issubclass(unraisable.exc_type, KeyboardInterrupt)
+            if interrupt and self.armed and self._owns_thread():
+                self.on_lost()
+            else:
+                report(unraisable)
+
+        sys.unraisablehook = report_or_send_again
 
     @property
     def armed(self) -> bool:
@@ -83,6 +100,7 @@ class Interrupts:
     def forget(self) -> None:
         """Drop an interrupt that arrived while no cell was running: it was meant for nobody."""
         self._noted = False
+        self.forgotten += 1
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.on_handled()
@@ -188,13 +206,10 @@ class Interrupts:
         """
         return _Held(self, self._armed and self._owns_thread(), redeliver)
 
-    def guard_forks(self, send_later: Callable[[], None]) -> None:
-        """Keep SIGINT from raising while the process forks: fork hooks swallow exceptions.
+    def guard_forks(self) -> None:
+        """Keep SIGINT from raising inside fork hooks (IPython's history has one).
 
         Hooks registered last run first, so this is for when all others are registered.
-
-        Args:
-            send_later: sends the signal again, a moment after it was noted.
         """
         suspended: list[Any] = []
 
@@ -207,7 +222,7 @@ class Interrupts:
                 noted, self._noted = self._noted, False
                 self.resume(suspended.pop())
                 if noted and self._armed:
-                    send_later()
+                    self.on_lost()
 
         if self.enabled and hasattr(os, "register_at_fork"):
             os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
@@ -261,9 +276,10 @@ class Redelivery:
     thread, which waited for the GIL to send the interrupt, does so at that moment.
 
     The C handler also writes to a descriptor (`signal.set_wakeup_fd`), and so do the handlers of
-    `Interrupts` when they run. A signal with no handler behind it after a while is sent again.
+    `Interrupts` when they run. A signal with no handler behind it after a while is sent again. So
+    is one whose exception was swallowed (`Interrupts.on_lost`).
 
-    Threads: `watch` and `_on_handled` main thread; the rest the thread of ``io_loop``.
+    Threads: `watch` and what `Interrupts` calls main thread; the rest the thread of ``io_loop``.
     """
 
     PERIOD = 0.03
@@ -288,27 +304,37 @@ class Redelivery:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._interrupts.on_handled = self._on_handled
+        self._interrupts.on_handled = partial(self._write, _HANDLED)
+        self._interrupts.on_lost = partial(self._write, _SIGINT)
+        os.register_at_fork(after_in_child=self._leave)
         self._io_loop.add_callback(
             self._io_loop.add_handler, self._reader, self._on_readable, IOLoop.READ
         )
 
-    def _on_handled(self) -> None:
+    def _leave(self) -> None:
+        """In a forked child: its signals are not the parent's."""
+        signal.set_wakeup_fd(-1)
+        self._interrupts.on_handled = self._interrupts.on_lost = lambda: None
+
+    def _write(self, event: bytes) -> None:
         with suppress(BlockingIOError):  # so full that the reader has yet to see older ones
-            self._writer.send(_HANDLED)
+            self._writer.send(event)
 
     def _on_readable(self, fd: Any, events: int) -> None:
         events_in_order = self._reader.recv(4096)
         if events_in_order.rfind(_SIGINT) > events_in_order.rfind(_HANDLED):
             self._signals += 1
             self._pending = self._signals
-            self._io_loop.call_later(self.PERIOD, self._look, self._pending)
+            self._io_loop.call_later(
+                self.PERIOD, self._look, self._pending, self._interrupts.forgotten
+            )
         elif _HANDLED in events_in_order:
             self._pending = 0
             self._tries = self.TRIES
 
-    def _look(self, number: int) -> None:
-        if self._tries and self._pending == number and self._interrupts.armed:
+    def _look(self, number: int, forgotten: int) -> None:
+        still_lost = self._pending == number and self._interrupts.forgotten == forgotten
+        if self._tries and still_lost and self._interrupts.armed:
             self._tries -= 1
             interrupt_main_thread()
 

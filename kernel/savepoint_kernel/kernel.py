@@ -34,6 +34,7 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.thread import BaseThread
 from ipykernel.utils import _async_in_context
 from IPython.core.completer import ProvisionalCompleterWarning
+from tornado.ioloop import IOLoop
 from traitlets import Any as AnyTrait
 from traitlets import Bool, DottedObjectName, Float, Type, default
 from traitlets.utils.importstring import import_item
@@ -58,9 +59,6 @@ Handler = Callable[..., Any]
 
 _WAKE = b"wake"
 """Sent through ipykernel's inproc pair to end a GUI event loop that has the main thread."""
-
-_AFTER_FORK = 0.01
-"""Seconds until an interrupt that came during a fork is sent again."""
 
 _TAKE_IN = 1.0
 """Seconds a failed cell's reply waits at most for the channel thread; it takes well under 1 ms."""
@@ -136,6 +134,19 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         self._consuming = False
         self._introspection = BaseThread(name="Introspection", daemon=True)
         self._stdin = StdinBridge(self.session, self.log)
+        self._comms = CommQueue(
+            IOLoop.current(),
+            self._serve_comm,
+            lambda: self.executor.running,
+            lambda: self.comm_grace,
+        )
+        self._warm_up = WarmUp(
+            self._introspection.io_loop,
+            lambda: self.shell.Completer,
+            lambda: self.executor.running,
+            lambda: self.shell.execution_count,
+            self.warm_completer_after,
+        )
 
         channel_loop = self.shell_channel_thread.io_loop
         router = Router(
@@ -151,33 +162,21 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         self.shell_stream = _share(self.shell_stream, router.route, self._interrupts)
         # Subshells reply through whatever the channel thread has as its stream.
         self.shell_channel_thread.shell_stream = self.shell_stream
-        self._stdin.socket = SharedSocket(
+        stdin_socket = SharedSocket(
             self.stdin_socket, channel_loop, self._stdin.deliver, self._interrupts
         )
+        self._stdin.use(stdin_socket)
 
-        super().start()
-        self._comms = CommQueue(
-            self.io_loop, self._serve_comm, lambda: self.executor.running, lambda: self.comm_grace
-        )
-        self._warm_up = WarmUp(
-            self._introspection.io_loop,
-            lambda: self.shell.Completer,
-            lambda: self.executor.running,
-            lambda: self.shell.execution_count,
-            self.warm_completer_after,
-        )
+        super().start()  # from here on the Control thread serves requests
         # Completions must not enter warnings.catch_warnings (see `completion.complete`).
         warnings.filterwarnings("ignore", category=ProvisionalCompleterWarning)
         builtins.input = self.raw_input
         getpass.getpass = self.getpass
         parents.inherit_across_threads(self)
-        timer = self.iopub_thread.io_loop
-        self._interrupts.guard_forks(
-            lambda: timer.add_callback(timer.call_later, _AFTER_FORK, interrupt_main_thread)
-        )
+        self._interrupts.guard_forks()
         self._introspection.start()
         self.shell_stream.start()
-        self._stdin.socket.start()
+        stdin_socket.start()
 
     def do_shutdown(self, restart: bool) -> Message:
         """End the running cell and the service threads; the loops are stopped by the caller."""

@@ -97,14 +97,18 @@ class OutputBuffer:
         self._interrupts = interrupts
         self.interval = interval
         self.capture: FdCapture | None = None
-        self._pid = os.getpid()
+        self._in_child = False
         self._reset()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._reset)
+            os.register_at_fork(after_in_child=self._begin_child)
+
+    def _begin_child(self) -> None:
+        # Locks may be held by threads that do not exist here, and what the parent has buffered is
+        # the parent's to send.
+        self._reset()
+        self._in_child = True
 
     def _reset(self) -> None:
-        # In a forked child: locks may be held by threads that do not exist there, and what the
-        # parent has buffered is the parent's to send.
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._segments: deque[_Segment] = deque()
@@ -122,6 +126,8 @@ class OutputBuffer:
             text: any length.
             complete: send as if the text ended a line.
         """
+        if self._in_child and stream.write_below(text):
+            return
         now = time.monotonic()
         if self._looks or now >= self._next_look:
             self._look(now)
@@ -139,7 +145,7 @@ class OutputBuffer:
         if (complete and now >= self._next_flush) or self._size >= LIMIT:
             self.flush()
         elif not self._timer_set:
-            if os.getpid() != self._pid:
+            if self._in_child:
                 self.flush()  # a forked child has no IOPub thread to do it later
                 return
             self._timer_set = True
@@ -259,6 +265,19 @@ class OutStream(_OutStream):  # type: ignore[misc]
         """Send what was written so far to either stream."""
         if self.pub_thread is not None:
             self.pub_thread.output.flush()
+
+    def write_below(self, text: str) -> bool:
+        """Write to the captured file descriptor; returns False if there is none.
+
+        For a forked child. Its messages would go through its parent on one connection each, and
+        arrive in any order, perhaps after the cell has ended.
+        """
+        if not self._should_watch:
+            return False
+        data = text.encode("utf-8", "backslashreplace")
+        while data:
+            data = data[os.write(self._original_stdstream_fd, data) :]
+        return True
 
     def publish(self, text: str, parent: Mapping[str, Any]) -> None:
         """Send one stream message, through the hooks registered for this thread."""

@@ -76,6 +76,11 @@ class SharedSocket:
         self._lock = threading.Lock()
         self._outbox: deque[tuple[Frames, bool]] = deque()
         self._receiving = False
+        self.on_unroutable: Callable[[Frames], None] = lambda frames: None
+        """Called, by the sender, with a message for a peer that is not connected.
+
+        Only with ``zmq.ROUTER_MANDATORY``; without it zmq drops such messages.
+        """
 
     def start(self) -> None:
         """Begin to receive. Any thread."""
@@ -113,12 +118,20 @@ class SharedSocket:
         while self._outbox and self._lock.acquire(blocking=False):
             try:
                 while self._outbox:
-                    send_all(self.socket, *self._outbox.popleft())
+                    self._send(*self._outbox.popleft())
                 waiting = self._receiving and self._readable()
             finally:
                 self._lock.release()
             if waiting:
                 self.io_loop.add_callback(self.receive)
+
+    def _send(self, frames: Frames, copy: bool) -> None:
+        try:
+            send_all(self.socket, frames, copy)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self.on_unroutable(frames)
 
     def _readable(self) -> bool:
         """Tell whether a message has arrived; the lock is held."""

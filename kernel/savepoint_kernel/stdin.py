@@ -4,8 +4,12 @@ The thread that asks waits on a queue of its own, where SIGINT ends the wait at 
 thread, which owns reading the socket, puts the reply there. Replies are matched to their request:
 stock ipykernel takes any signed message, so a late answer to one prompt answers the next.
 
-Threads: `ask` any thread that runs user code, at most one prompt each; `deliver` the channel
-thread; ``_lock`` guards the table of open prompts.
+A client may not be there when it is asked: its stdin socket connects later than its shell socket,
+or connects anew. zmq would drop the request, and the cell would wait for ever. So it is sent again
+while the prompt is open.
+
+Threads: `ask` any thread that runs user code, at most one prompt each; `deliver` and `_offer` the
+channel thread; ``_lock`` guards the table of open prompts.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from dataclasses import dataclass, field
 from logging import Logger
 from typing import Any
 
+import zmq
 from ipykernel.jsonutil import json_clean
 from jupyter_client.session import Session
 
@@ -25,9 +30,14 @@ EOF = "\x04"
 """A reply of this one character means end of file, as in every Jupyter front end."""
 
 
+OFFER_AGAIN = 0.05
+"""Seconds until a request is sent again to a client that is not connected."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Prompt:
     request_id: str
+    frames: Frames
     answers: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
 
 
@@ -44,7 +54,13 @@ class StdinBridge:
         self._log = log
         self._lock = threading.Lock()
         self._open: dict[int, _Prompt] = {}
-        self.socket: SharedSocket | None = None
+        self._socket: SharedSocket | None = None
+
+    def use(self, socket: SharedSocket) -> None:
+        """Take the bound stdin socket. Before the first `ask`."""
+        socket.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.on_unroutable = self._offer_later
+        self._socket = socket
 
     def ask(self, prompt: str, password: bool, parent: dict[str, Any], ident: Any) -> str:
         """Send an input_request and wait for its reply.
@@ -59,16 +75,16 @@ class StdinBridge:
             EOFError: the front end sent end of file.
             KeyboardInterrupt: the kernel was interrupted; a later reply is ignored.
         """
-        assert self.socket is not None
+        assert self._socket is not None
         content = json_clean({"prompt": prompt, "password": password})
         request = self._session.msg("input_request", content, parent=parent)
-        opened = _Prompt(request["msg_id"])
+        opened = _Prompt(request["msg_id"], self._session.serialize(request, ident))
         # Keyed by thread: if an interrupt skips `forget` below, the thread's next prompt, or the
         # end of the cell, takes its place.
         with self._lock:
             self._open[threading.get_ident()] = opened
         try:
-            self._session.send(self.socket, request, ident=ident)  # type: ignore[arg-type]
+            self._socket.send_multipart(opened.frames)
             answer = opened.answers.get()
         except KeyboardInterrupt:
             raise KeyboardInterrupt("Interrupted by user") from None
@@ -82,6 +98,19 @@ class StdinBridge:
         """Close the prompt of the calling thread, if it has one open."""
         with self._lock:
             self._open.pop(threading.get_ident(), None)
+
+    def _offer_later(self, frames: Frames) -> None:
+        assert self._socket is not None
+        loop = self._socket.io_loop
+        loop.add_callback(loop.call_later, OFFER_AGAIN, self._offer, frames)
+
+    def _offer(self, frames: Frames) -> None:
+        """Send a request again if its prompt is still open."""
+        assert self._socket is not None
+        with self._lock:
+            still_open = any(prompt.frames is frames for prompt in self._open.values())
+        if still_open:
+            self._socket.send_multipart(frames)
 
     def deliver(self, frames: Frames) -> None:
         """Hand an input_reply to whoever waits for it."""

@@ -523,6 +523,51 @@ def test_interrupt_racing_the_start_of_a_shell_command_ends_it(kernel, delay):
     assert_works(kernel)
 
 
+SWALLOWED = {
+    "finalizer": "class Held:\n    def __del__(self):\n        block()\nHeld()",
+    "weak reference": (
+        "import weakref\nclass Held: pass\nheld = Held()\n"
+        "reference = weakref.ref(held, lambda _: block())\ndel held"
+    ),
+    "fork hook": (
+        "os.register_at_fork(before=block)\nchild = os.fork()\nif not child:\n    os._exit(0)"
+    ),
+}
+"""Code in which Python swallows what `block` raises."""
+
+
+@pytest.mark.parametrize("code", SWALLOWED.values(), ids=SWALLOWED)
+def test_interrupt_where_errors_are_swallowed_ends_the_cell_all_the_same(own_kernel, code):
+    own_kernel.ok(ANNOUNCE)
+    cell = own_kernel.start(
+        f"import os\ndef block():\n    time.sleep(100)\nannounce(block)\n{code}\ntime.sleep(100)"
+    )
+    own_kernel.stream(cell, "blocked")
+    own_kernel.interrupt()
+    result = own_kernel.finish(cell)
+    assert_interrupted(result)
+    assert result.text("stderr") == ""
+    assert_works(own_kernel)
+
+
+def test_interrupt_of_a_forked_child_is_none_of_the_kernel(own_kernel):
+    """The child has a copy of the descriptor that tells the kernel about lost signals."""
+    own_kernel.ok("import os, signal, time")
+    result = own_kernel.ok(
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    signal.signal(signal.SIGINT, lambda *_: os._exit(3))\n"
+        "    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])\n"
+        "    os._exit(4)\n"
+        "_, status = os.waitpid(child, 0)\n"
+        "time.sleep(0.3)  # longer than the kernel waits before it sends a lost signal again\n"
+        "os.waitstatus_to_exitcode(status)"
+    )
+    assert result.value == "3"
+
+
 def test_interrupts_racing_queued_cells_answer_each_of_them_once(kernel):
     generator = random.Random(1)
     cells = []

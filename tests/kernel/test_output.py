@@ -471,20 +471,8 @@ def test_child_that_outlives_its_cell_prints_into_the_last_cell(kernel, gate):
 # -- forked children -----------------------------------------------------------------------------
 
 
-def forked(kernel: Kernel, code: str) -> str:
-    """Run a cell that forks; returns its text until both ``end of`` lines are there."""
-    cell = kernel.start(code)
-    assert kernel.reply(cell)["content"]["status"] == "ok"
-    text = "".join(m["content"]["text"] for m in kernel.idle(cell) if m["msg_type"] == "stream")
-    while not ("end of child" in text and "end of parent" in text):
-        # A child's messages pass through its parent and may come after the cell's end.
-        text += kernel.stream(cell, "")["content"]["text"]
-    return text
-
-
 def test_forked_child_prints_into_the_cell(kernel):
-    text = forked(
-        kernel,
+    result = kernel.ok(
         "import os\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
@@ -494,13 +482,13 @@ def test_forked_child_prints_into_the_cell(kernel):
         "_ = os.waitpid(pid, 0)\n"
         "print('end of parent')",
     )
-    lines = [line for line in text.splitlines() if line.startswith("child")]
-    assert lines == [f"child {i}" for i in range(10)]
+    assert result.text() == "".join(f"child {i}\n" for i in range(10)) + (
+        "end of child\nend of parent\n"
+    )
 
 
 def test_forked_child_does_not_repeat_what_its_parent_has_not_sent_yet(kernel):
-    text = forked(
-        kernel,
+    result = kernel.ok(
         "import os\n"
         "print('burst')\nprint('unsent')\nprint('unfinished', end=' ')\n"
         "pid = os.fork()\n"
@@ -509,12 +497,11 @@ def test_forked_child_does_not_repeat_what_its_parent_has_not_sent_yet(kernel):
         "print('end of parent')",
     )
     for word in ("burst", "unsent", "unfinished", "end of child", "end of parent"):
-        assert text.count(word) == 1, text
+        assert result.text().count(word) == 1, result.text()
 
 
 def test_forked_process_of_multiprocessing_prints_into_the_cell(kernel):
-    text = forked(
-        kernel,
+    result = kernel.ok(
         "import multiprocessing\n"
         "context = multiprocessing.get_context('fork')\n"
         "print('unsent')\nprint('unfinished', end=' ')\n"
@@ -522,8 +509,7 @@ def test_forked_process_of_multiprocessing_prints_into_the_cell(kernel):
         "process.start()\nprocess.join()\n"
         "print('end of parent', process.exitcode)",
     )
-    assert "end of parent 0" in text
-    assert text.count("unsent") == text.count("unfinished") == 1, text
+    assert result.text() == "unsent\nunfinished end of child\nend of parent 0\n"
 
 
 def test_forked_pool_of_multiprocessing_works(kernel):

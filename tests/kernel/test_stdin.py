@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Kernel, Message, parent_id
+from .harness import PATIENCE, Kernel, Message, parent_id
 
 BOTH_WAYS = pytest.mark.parametrize("how", ["signal", "message"])
 
@@ -122,14 +122,31 @@ def test_prompt_goes_to_the_client_whose_cell_asks(kernel):
     try:
         content: dict[str, Any] = {"code": "answer = input()", "allow_stdin": True}
         cell = kernel.send("execute_request", content, client=other)
-        prompt = other.get_stdin_msg(timeout=60)
+        prompt = other.get_stdin_msg(timeout=PATIENCE)
         assert parent_id(prompt) == cell
         assert kernel.unclaimed("stdin", [cell]) == []
         kernel.send("input_reply", {"value": "other"}, channel="stdin", parent=prompt, client=other)
-        assert other.get_shell_msg(timeout=60)["content"]["status"] == "ok"
+        assert other.get_shell_msg(timeout=PATIENCE)["content"]["status"] == "ok"
     finally:
         other.stop_channels()
     assert kernel.ok("answer").value == "'other'"
+
+
+def test_prompt_waits_for_a_client_that_is_not_yet_connected(kernel):
+    """A front end's sockets connect one after the other; a cell may ask before stdin is there."""
+    late = kernel.manager.blocking_client()
+    late.start_channels(iopub=False, stdin=False, hb=False, control=False)
+    try:
+        content = {"code": "print('asks', flush=True)\ninput()", "allow_stdin": True}
+        cell = kernel.send("execute_request", content, client=late)
+        kernel.stream(cell, "asks")
+        late.stdin_channel.start()
+        prompt = late.get_stdin_msg(timeout=PATIENCE)
+        assert parent_id(prompt) == cell
+        kernel.send("input_reply", {"value": "here"}, channel="stdin", parent=prompt, client=late)
+        assert late.get_shell_msg(timeout=PATIENCE)["content"]["status"] == "ok"
+    finally:
+        late.stop_channels()
 
 
 # -- which reply answers which prompt ------------------------------------------------------------
