@@ -41,6 +41,10 @@ QUEUE_LENGTH = 500
 STUCK_AFTER = 5.0
 """Seconds without progress after which a subscriber is no longer waited for."""
 
+BACKLOG = 64
+"""Messages of other threads the one that is sending may have before it, until writers wait for it.
+It sends them soon, but on a busy machine it may not run for a while."""
+
 IOPUB_THREAD_NAME = "IOPub"
 """As ipykernel calls it."""
 
@@ -90,8 +94,9 @@ class PubSocket(SharedSocket):
 
     @property
     def full(self) -> bool:
-        """True while a message waits for room in a subscriber's queue."""
-        return bool(self._outbox) and self._full_since is not None
+        """True while messages wait: for room in a subscriber's queue, or too many for a sender."""
+        waiting = len(self._outbox)
+        return waiting > BACKLOG or (waiting > 0 and self._full_since is not None)
 
     def _drain(self) -> None:
         while self._outbox and self._lock.acquire(blocking=False):
@@ -189,11 +194,18 @@ class IOPub(IOPubThread):  # type: ignore[misc]
         self._shared.send_multipart(frames, *args, **kwargs)
         self.wait_for_room()
 
-    def wait_for_room(self) -> None:
-        """Hold a user thread back while a subscriber's queue is full. SIGINT ends the wait."""
-        while self._shared.full and not _is_service_thread():
+    def wait_for_room(self) -> bool:
+        """Hold a user thread back while a subscriber's queue is full. SIGINT ends the wait.
+
+        Returns:
+            True if there is room; False for a service thread if there is none.
+        """
+        while self._shared.full:
+            if _is_service_thread():
+                return False
             time.sleep(_WAIT)
             self._shared._drain()
+        return True
 
 
 def _is_service_thread() -> bool:

@@ -148,9 +148,12 @@ class OutputBuffer:
             if self._in_child:
                 self.flush()  # a forked child has no IOPub thread to do it later
                 return
-            self._timer_set = True
-            loop = self._iopub.io_loop
-            loop.add_callback(loop.call_later, PARTIAL, self._on_timer)
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        self._timer_set = True
+        loop = self._iopub.io_loop
+        loop.add_callback(loop.call_later, PARTIAL, self._on_timer)
 
     def _on_timer(self) -> None:
         """Send the tail of a burst, or a line without an end. On the IOPub thread."""
@@ -165,13 +168,19 @@ class OutputBuffer:
     def flush(self) -> None:
         """Send everything written so far. Waits while a subscriber is behind; SIGINT ends that.
 
+        A service thread does not wait; it leaves the rest to the timer. It must not send either, or
+        it would empty for a fast writer the buffer whose size is what makes that writer wait.
+
         Raises:
             KeyboardInterrupt: in user code only. Of a flood, what was not yet sent is dropped and
                 counted in the reply's ``dropped_bytes``.
         """
         try:
             while self._segments:
-                self._iopub.wait_for_room()
+                if not self._iopub.wait_for_room():
+                    if not self._timer_set:
+                        self._set_timer()
+                    return
                 with self._interrupts.held(), self._send_lock:
                     self._send_piece()
         except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from .harness import PATIENCE, Kernel, Message, Result, parent_id
+from .harness import PATIENCE, Kernel, Message, Result, parent_id, start_kernel
 
 MB = 1_000_000
 
@@ -608,15 +608,22 @@ def read_what_was_not_dropped(kernel: Kernel, cell: str, stats: dict[str, Any]) 
     return received
 
 
+@pytest.fixture
+def lean_kernel() -> Iterator[Kernel]:
+    """A kernel that loads nothing of its own accord while its memory is measured."""
+    with start_kernel("--SavepointKernel.warm_completer=False") as kernel:
+        yield kernel
+
+
 @EVERY_FLOOD
 def test_flood_with_a_client_that_reads_is_complete_and_takes_little_memory(
-    own_kernel, setup, flood
+    lean_kernel, setup, flood
 ):
-    own_kernel.ok(setup)
-    memory = Memory(own_kernel.pid)
-    cell = own_kernel.start(flood)
-    messages = own_kernel.idle(cell)
-    reply = own_kernel.reply(cell)
+    lean_kernel.ok(setup)
+    memory = Memory(lean_kernel.pid)
+    cell = lean_kernel.start(flood)
+    messages = lean_kernel.idle(cell)
+    reply = lean_kernel.reply(cell)
     growth = memory.growth()
     stats = reply["metadata"]["savepoint"]["stats"]
     assert reply["content"]["status"] == "ok"
@@ -624,18 +631,18 @@ def test_flood_with_a_client_that_reads_is_complete_and_takes_little_memory(
     text = Result(reply, messages).text()
     assert len(text) == 100 * MB
     assert text.count("x") == 100 * MB
-    assert stats["output_bytes"] == received_bytes(own_kernel, messages)
+    assert stats["output_bytes"] == received_bytes(lean_kernel, messages)
     assert growth < 64 * MB
 
 
 @EVERY_FLOOD
 def test_flood_with_a_client_that_does_not_read_ends_and_takes_little_memory(
-    own_kernel, setup, flood
+    lean_kernel, setup, flood
 ):
-    own_kernel.ok(setup)
-    memory = Memory(own_kernel.pid)
-    cell = own_kernel.start(flood)
-    reply = own_kernel.reply(cell)
+    lean_kernel.ok(setup)
+    memory = Memory(lean_kernel.pid)
+    cell = lean_kernel.start(flood)
+    reply = lean_kernel.reply(cell)
     growth = memory.growth()
     assert reply["content"]["status"] == "ok"
     stats = reply["metadata"]["savepoint"]["stats"]
@@ -644,11 +651,11 @@ def test_flood_with_a_client_that_does_not_read_ends_and_takes_little_memory(
     assert growth < 64 * MB
 
     # The client comes back: what it missed is what was said to be dropped, and nothing else is.
-    received = read_what_was_not_dropped(own_kernel, cell, stats)
+    received = read_what_was_not_dropped(lean_kernel, cell, stats)
     assert received == stats["output_bytes"] - stats["dropped_bytes"]
-    following = own_kernel.start("print('next')")
-    messages = own_kernel.idle(following)
-    assert Result(own_kernel.reply(following), messages).text() == "next\n"
+    following = lean_kernel.start("print('next')")
+    messages = lean_kernel.idle(following)
+    assert Result(lean_kernel.reply(following), messages).text() == "next\n"
     assert [m["content"]["execution_state"] for m in messages if m["msg_type"] == "status"] == [
         "busy"
     ]
@@ -656,23 +663,23 @@ def test_flood_with_a_client_that_does_not_read_ends_and_takes_little_memory(
 
 @pytest.mark.parametrize("write", ["print(text, end='')", "os.write(1, data)"])
 def test_flood_with_a_client_that_reads_slower_than_it_comes_takes_little_memory(
-    own_kernel, progress, write
+    lean_kernel, progress, write
 ):
     """It is never stuck, so nothing is dropped: the cell has to go at its pace."""
-    own_kernel.ok(f"{progress.setup}\ndata = text.encode()")
-    memory = Memory(own_kernel.pid)
-    cell = own_kernel.start(f"for _ in range(250):\n    {write}\n    os.write(progress, b'.')")
+    lean_kernel.ok(f"{progress.setup}\ndata = text.encode()")
+    memory = Memory(lean_kernel.pid)
+    cell = lean_kernel.start(f"for _ in range(250):\n    {write}\n    os.write(progress, b'.')")
     received = 0
     while progress.steps < 250:
         progress.moves(0.005)
         for _ in range(10):
-            received += received_bytes(own_kernel, [own_kernel.client.get_iopub_msg(timeout=10)])
+            received += received_bytes(lean_kernel, [lean_kernel.client.get_iopub_msg(timeout=10)])
     growth = memory.growth()
-    messages = own_kernel.idle(cell)
-    reply = own_kernel.reply(cell)
+    messages = lean_kernel.idle(cell)
+    reply = lean_kernel.reply(cell)
     assert growth < 64 * MB
     assert reply["metadata"]["savepoint"]["stats"]["dropped_bytes"] == 0
-    assert received + received_bytes(own_kernel, messages) > 250 * MB
+    assert received + received_bytes(lean_kernel, messages) > 250 * MB
 
 
 class Progress:
@@ -720,27 +727,27 @@ def assert_interrupted(reply: Message) -> None:
 
 
 @pytest.mark.parametrize("how", ["signal", "message"])
-def test_flood_nobody_reads_can_be_interrupted_at_any_point(own_kernel, progress, how):
-    own_kernel.ok(progress.setup)
+def test_flood_nobody_reads_can_be_interrupted_at_any_point(lean_kernel, progress, how):
+    lean_kernel.ok(progress.setup)
     for steps in (1, 30, 60, 200):
         before = progress.steps
-        cell = own_kernel.start(progress.flood)
+        cell = lean_kernel.start(progress.flood)
         progress.wait_for(before + steps)
-        own_kernel.interrupt(how)
-        assert_interrupted(own_kernel.reply(cell))
+        lean_kernel.interrupt(how)
+        assert_interrupted(lean_kernel.reply(cell))
 
 
 @pytest.mark.parametrize("how", ["signal", "message"])
 def test_writer_held_back_by_a_client_that_does_not_read_can_be_interrupted(
-    own_kernel, progress, how
+    lean_kernel, progress, how
 ):
-    own_kernel.ok(progress.setup)
-    memory = Memory(own_kernel.pid)
-    cell = own_kernel.start(progress.flood)
+    lean_kernel.ok(progress.setup)
+    memory = Memory(lean_kernel.pid)
+    cell = lean_kernel.start(progress.flood)
     progress.wait_for_a_stop()
     held_at = progress.steps
-    own_kernel.interrupt(how)
-    reply = own_kernel.reply(cell)
+    lean_kernel.interrupt(how)
+    reply = lean_kernel.reply(cell)
     assert_interrupted(reply)
     while progress.moves(0):
         pass
@@ -748,20 +755,20 @@ def test_writer_held_back_by_a_client_that_does_not_read_can_be_interrupted(
     assert memory.growth() < 64 * MB
     stats = reply["metadata"]["savepoint"]["stats"]
     assert stats["dropped_bytes"] > 0  # the rest of the print that was interrupted
-    read_what_was_not_dropped(own_kernel, cell, stats)
-    following = own_kernel.start("print('next')")
-    assert Result({}, own_kernel.idle(following)).text() == "next\n"
+    read_what_was_not_dropped(lean_kernel, cell, stats)
+    following = lean_kernel.start("print('next')")
+    assert Result({}, lean_kernel.idle(following)).text() == "next\n"
 
 
-def test_completion_is_answered_while_a_flood_is_held_back(own_kernel, progress):
-    own_kernel.ok(progress.setup)
-    cell = own_kernel.start(progress.flood)
+def test_completion_is_answered_while_a_flood_is_held_back(lean_kernel, progress):
+    lean_kernel.ok(progress.setup)
+    cell = lean_kernel.start(progress.flood)
     progress.wait_for_a_stop()
-    request = own_kernel.send("complete_request", {"code": "itertools.cou", "cursor_pos": 13})
-    reply = own_kernel.reply(request)
+    request = lean_kernel.send("complete_request", {"code": "itertools.cou", "cursor_pos": 13})
+    reply = lean_kernel.reply(request)
     assert any(match.endswith("count") for match in reply["content"]["matches"])
-    own_kernel.interrupt()
-    assert_interrupted(own_kernel.reply(cell))
+    lean_kernel.interrupt()
+    assert_interrupted(lean_kernel.reply(cell))
 
 
 # -- the stream objects --------------------------------------------------------------------------
