@@ -24,15 +24,13 @@ import inspect
 import sys
 import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
 from ipykernel import kernel_protocol_version
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.thread import BaseThread
-from ipykernel.utils import _async_in_context
 from IPython.core.completer import ProvisionalCompleterWarning
 from tornado.ioloop import IOLoop
 from traitlets import Any as AnyTrait
@@ -46,6 +44,7 @@ from .completion import WarmUp, complete
 from .exceptions import InvalidRequest
 from .executor import Cell, CellRequest, Executor
 from .gil import hurry
+from .inbox import Inbox
 from .interrupts import Interrupts, interrupt_main_thread
 from .postponed import debugger_available, postponed_debugger
 from .routing import Lane, Router
@@ -59,12 +58,6 @@ Handler = Callable[..., Any]
 
 _WAKE = b"wake"
 """Sent through ipykernel's inproc pair to end a GUI event loop that has the main thread."""
-
-_TAKE_IN = 1.0
-"""Seconds a failed cell's reply waits at most for the channel thread; it takes well under 1 ms."""
-
-_STOP_ABORTING: Frames = []
-"""Queued behind the requests that a failed cell aborts."""
 
 
 class SavepointKernel(IPythonKernel):  # type: ignore[misc]
@@ -113,7 +106,6 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
             super().__init__(**kwargs)
         self._interrupts = self.iopub_thread.interrupts
         self.executor = Executor(self, self.iopub_thread, self._interrupts)
-        self._inbox: deque[Frames] = deque()
         self._status_lock = threading.Lock()
         self._reply_metadata: dict[str, Message] = {}
         self._debug_lock = asyncio.Lock()
@@ -129,9 +121,11 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
 
     def start(self) -> None:
         """Take the sockets over, start the service threads, begin to answer."""
+        channel_loop = self.shell_channel_thread.io_loop
         self._main_loop = asyncio.get_event_loop()
-        self._context = copy_context()
-        self._consuming = False
+        self._inbox = Inbox(
+            channel_loop, lambda: self.shell_stream.receive(), self._serve_queued, self._wake_main
+        )
         self._introspection = BaseThread(name="Introspection", daemon=True)
         self._stdin = StdinBridge(self.session, self.log)
         self._comms = CommQueue(
@@ -148,14 +142,13 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
             self.warm_completer_after,
         )
 
-        channel_loop = self.shell_channel_thread.io_loop
         router = Router(
             self.session,
             self.log,
             {
-                Lane.EXECUTION: self._queue_execution,
+                Lane.EXECUTION: self._inbox.add,
                 Lane.INTROSPECTION: self._queue_introspection,
-                Lane.COMM: self._queue_comm,
+                Lane.COMM: self._comms.add,
             },
             lambda frames: channel_loop.add_callback(self.shell_channel_thread_main, frames),
         )
@@ -188,10 +181,9 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
 
     # -- the lanes; these run on the Shell channel thread --------------------------------------
 
-    def _queue_execution(self, frames: Frames) -> None:
-        self._inbox.append(frames)
+    def _wake_main(self) -> None:
         if self.eventloop is None:
-            self._main_loop.call_soon_threadsafe(self._consume_inbox)
+            self._main_loop.call_soon_threadsafe(self._inbox.consume)
         else:
             # A GUI loop has the main thread; activity on this socket makes it return.
             manager = self.shell_channel_thread.manager
@@ -200,42 +192,14 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
     def _queue_introspection(self, frames: Frames) -> None:
         self._introspection.io_loop.add_callback(self._serve_introspection, frames)
 
-    def _queue_comm(self, frames: Frames) -> None:
-        self._comms.add(frames)
-
     async def shell_main(self, subshell_id: str | None, msg: Frames) -> None:
         """Take a message that came through an inproc pair: a wake-up, or one for a subshell."""
         if subshell_id is None:
-            self._consume_inbox()
+            self._inbox.consume()
         else:
             await super().shell_main(subshell_id, msg)
 
     # -- execution, on the main thread ---------------------------------------------------------
-
-    def _consume_inbox(self) -> None:
-        if not self._consuming:
-            self._consuming = True
-            self._consumer = self._persistent_task(self._consume)
-
-    def _persistent_task(self, main: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
-        """Run ``main`` so that context variables set by a cell are there in the next."""
-        if sys.version_info >= (3, 11):
-            return self._main_loop.create_task(main(), context=self._context)
-        if not hasattr(self, "_in_context"):
-            self._in_context = _async_in_context(main)
-        return self._main_loop.create_task(self._in_context())
-
-    async def _consume(self) -> None:
-        """Serve what is queued; ends with the queue empty and the next wake-up meant."""
-        try:
-            while self._inbox:
-                frames = self._inbox.popleft()
-                if frames is _STOP_ABORTING:
-                    self._aborting = False
-                else:
-                    await self._serve_queued(frames)
-        finally:
-            self._consuming = False
 
     async def _serve_queued(self, frames: Frames) -> None:
         parsed = self._parse(frames)
@@ -257,7 +221,7 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
             self.executor.cell = cell
             self._publish_status("busy", "shell", parent=msg)
         try:
-            if self._aborting:
+            if self._inbox.aborting:
                 self._send_abort_reply(self.shell_stream, msg, ident)
             else:
                 await self.execute_request(self.shell_stream, ident, msg)
@@ -315,9 +279,10 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         )
         content, ours = await self.executor.run(request)
         self._reply_metadata[cell.parent["header"]["msg_id"]] = ours
-        wants_stop = cell.parent["content"].get("stop_on_error", True)
-        if content["status"] == "error" and wants_stop and not silent:
-            self._abort_waiting()
+        wants_stop = cell.parent["content"].get("stop_on_error", True) and not silent
+        # After %exit the channel thread, which would be waited for, is about to end or has.
+        if content["status"] == "error" and wants_stop and not self.shell.exit_now:
+            self._inbox.abort(self.stop_on_error_timeout)
         return content
 
     def finish_metadata(
@@ -336,32 +301,7 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
     def _abort_queues(self, subshell_id: str | None = None) -> None:
         if subshell_id is not None:
             super()._abort_queues(subshell_id)
-        # ipykernel calls this after the reply. The main shell did it before (`_abort_waiting`).
-
-    def _abort_waiting(self) -> None:
-        """Abort the cells that have arrived by now; to be called before a failed cell's reply.
-
-        Once its client has the reply, it may send the next cell at once; that one must run. So this
-        waits until the channel thread has taken everything in.
-        """
-        if self.shell.exit_now:
-            return  # the channel thread is about to end, or has
-        self._aborting = True
-        loop = self.shell_channel_thread.io_loop
-        if self.stop_on_error_timeout > 0:
-            # The user wants cells that arrive a little later aborted too.
-            loop.add_callback(loop.call_later, self.stop_on_error_timeout, self._stop_aborting)
-            return
-        taken_in = threading.Event()
-        loop.add_callback(self._stop_aborting, taken_in)
-        taken_in.wait(_TAKE_IN)
-
-    def _stop_aborting(self, taken_in: threading.Event | None = None) -> None:
-        """End the abortion behind everything that has arrived. On the Shell channel thread."""
-        self.shell_stream.receive()
-        self._queue_execution(_STOP_ABORTING)
-        if taken_in is not None:
-            taken_in.set()
+        # ipykernel calls this after the reply. The main shell did it before (`inbox`).
 
     def interrupt_cell(self) -> None:
         """Deliver an interrupt as a front end's would be: the children of this process included."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -328,8 +329,13 @@ def test_status_is_busy_then_idle_around_all_output(kernel):
         m["content"]["execution_state"] if m["msg_type"] == "status" else m["msg_type"]
         for m in result.iopub
     ]
-    # The final idle is what the harness waited for.
-    assert kinds == ["busy", "execute_input", "stream", "error"]
+    # The final idle is what the harness waited for. A print may come in two parts.
+    assert [kind for kind, _ in itertools.groupby(kinds)] == [
+        "busy",
+        "execute_input",
+        "stream",
+        "error",
+    ]
 
 
 def test_error_aborts_queued_cells(kernel):
