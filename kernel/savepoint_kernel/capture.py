@@ -13,7 +13,8 @@ The limit that stays: C code that holds the GIL and prints more than the pipe ho
 
 Threads: `FdCapture.run` is the reader. `drain` and `pending` any thread but the reader.
 ``_changed`` guards the counters; a read and its count are one step under it, else `drain` could
-miss bytes that have left the pipe and are not yet counted.
+miss bytes that have left the pipe and are not yet counted. `pending` takes no lock and looks at
+``reading`` instead.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class _Pipe:
     decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
     )
+    reading: bool = False
+    """Bytes may have left the pipe that are not yet counted."""
     taken: int = 0
     emitted: int = 0
 
@@ -116,8 +119,10 @@ class FdCapture(threading.Thread):
 
     def _read(self, pipe: _Pipe) -> None:
         with self._changed:
+            pipe.reading = True
             data = os.read(pipe.read_end, _READ_SIZE)
             pipe.taken += len(data)
+            pipe.reading = False
         text = pipe.decoder.decode(data, final=not data)
         try:
             if text:
@@ -135,7 +140,10 @@ class FdCapture(threading.Thread):
         """True if something was written that has not been handed on. Cheap; no lock."""
         if threading.current_thread() is self:
             return False
-        return any(p.taken != p.emitted or p.waiting() for p in list(self._pipes.values()))
+        # In the order in which bytes go, so that none passes unseen.
+        return any(
+            p.waiting() or p.reading or p.taken != p.emitted for p in list(self._pipes.values())
+        )
 
     def drain(self) -> None:
         """Wait until all that has been written so far was handed on (at most `DRAIN_TIMEOUT`).
