@@ -54,6 +54,8 @@ class Interrupts:
         self._armed = False
         self._noted = False
         self._raise: Any = signal.default_int_handler
+        self._cancel: Callable[[], None] = lambda: None
+        self._cancel_or_raise_handler: Any = self._cancel_or_raise  # one object, for identity
         self._user_handler: Any = None
 
     def install(self) -> None:
@@ -91,6 +93,11 @@ class Interrupts:
     def armed(self) -> bool:
         """True while SIGINT raises and the handler is not one of the user's."""
         return self._armed and self._user_handler is self._raise
+
+    @property
+    def suspended(self) -> bool:
+        """True while SIGINT does not raise and would again if it were armed."""
+        return not self._armed and self._user_handler is self._raise
 
     @property
     def noted(self) -> bool:
@@ -142,6 +149,8 @@ class Interrupts:
         else:
             return
         self._armed = False
+        if handler is self._cancel_or_raise_handler:  # an interrupt kept `cancelling` from leaving
+            handler = self._raise
         if handler is not None:
             self._user_handler = handler
         if interrupted is not None:
@@ -184,19 +193,20 @@ class Interrupts:
             yield
             return
 
-        def handler(signum: int, frame: FrameType | None) -> None:
-            if frame is not None and frame.f_code.co_filename.startswith(_LOOP_CODE):
-                self.on_handled()
-                cancel()
-            else:
-                self._raise(signum, frame)
-
-        signal.signal(signal.SIGINT, handler)
+        self._cancel = cancel
+        signal.signal(signal.SIGINT, self._cancel_or_raise_handler)
         try:
             yield
         finally:
-            if signal.getsignal(signal.SIGINT) is handler:
+            if signal.getsignal(signal.SIGINT) is self._cancel_or_raise_handler:
                 signal.signal(signal.SIGINT, self._raise)
+
+    def _cancel_or_raise(self, signum: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code.co_filename.startswith(_LOOP_CODE):
+            self.on_handled()
+            self._cancel()
+        else:
+            self._raise(signum, frame)
 
     def held(self, *, redeliver: bool = True) -> _Held:
         """Return a context manager that keeps SIGINT from raising inside its block.
@@ -288,6 +298,9 @@ class Redelivery:
     TRIES = 4
     """How often at most: C code that goes on may not expect a system call to be interrupted."""
 
+    LOOKS = 100
+    """How often it looks while SIGINT is suspended (as during a fork)."""
+
     def __init__(self, interrupts: Interrupts, io_loop: IOLoop) -> None:
         self._interrupts = interrupts
         self._io_loop = io_loop
@@ -325,18 +338,22 @@ class Redelivery:
         if events_in_order.rfind(_SIGINT) > events_in_order.rfind(_HANDLED):
             self._signals += 1
             self._pending = self._signals
-            self._io_loop.call_later(
-                self.PERIOD, self._look, self._pending, self._interrupts.forgotten
-            )
+            self._look_later(self._pending, self._interrupts.forgotten, self.LOOKS)
         elif _HANDLED in events_in_order:
             self._pending = 0
             self._tries = self.TRIES
 
-    def _look(self, number: int, forgotten: int) -> None:
-        still_lost = self._pending == number and self._interrupts.forgotten == forgotten
-        if self._tries and still_lost and self._interrupts.armed:
+    def _look_later(self, number: int, forgotten: int, looks: int) -> None:
+        self._io_loop.call_later(self.PERIOD, self._look, number, forgotten, looks)
+
+    def _look(self, number: int, forgotten: int, looks: int) -> None:
+        if self._pending != number or self._interrupts.forgotten != forgotten:
+            return
+        if self._interrupts.armed and self._tries:
             self._tries -= 1
             interrupt_main_thread()
+        elif self._interrupts.suspended and looks:
+            self._look_later(number, forgotten, looks - 1)
 
 
 _SIGINT, _HANDLED = bytes([signal.SIGINT]), b"\xff"

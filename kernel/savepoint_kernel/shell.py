@@ -83,17 +83,23 @@ class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
     def init_history(self) -> None:
         """Set up the history; its thread writes a moment after the cell, not beside its end."""
         super().init_history()
-        flag = self.history_manager.save_flag
-        if flag is None:  # history is disabled
+        self._delay_history()
+        # The thread is stopped when the process forks, and another one made later.
+        self.history_manager.observe(self._delay_history, "save_thread")
+
+    def _delay_history(self, change: Any = None) -> None:
+        flag, thread = self.history_manager.save_flag, self.history_manager.save_thread
+        if thread is None:  # stopped, or history is disabled
             return
-        wait, thread = flag.wait, self.history_manager.save_thread
+        wait = flag.wait
 
         def wait_and_let_pass(timeout: float | None = None) -> bool:
             is_set: bool = wait(timeout)
             until = time.monotonic() + HISTORY_DELAY
-            # It is stopped, and waited for, when the process forks.
             while not thread._stop_now and (left := until - time.monotonic()) > 0:
                 flag.clear()
+                if thread._stop_now:  # it was set for that, just before
+                    break
                 wait(left)
             return is_set
 

@@ -508,6 +508,8 @@ def test_interrupt_racing_the_end_of_a_cell_loses_no_reply(kernel, code):
     assert_works(kernel)
     assert kernel.unclaimed("shell", cells) == []
     assert kernel.unclaimed("iopub", cells) == []
+    kernel.ok("import signal")
+    assert kernel.eval("signal.getsignal(signal.SIGINT) is signal.default_int_handler") == "True"
     assert interrupted > 0, "no interrupt hit a cell: the delays are wrong for this machine"
 
 
