@@ -6,7 +6,8 @@ from typing import Any
 
 from jupyter_core.application import JupyterApp
 
-from .run import RunApp
+_BATCH = {"nbclient", "nbformat"}
+"""Packages of the extra ``batch``."""
 
 
 class SavepointApp(JupyterApp):
@@ -15,8 +16,24 @@ class SavepointApp(JupyterApp):
     name = "jupyter-savepoint"
     description = """Run notebooks on the Savepoint kernel."""
     subcommands: dict[str, Any] = {
-        "run": (RunApp, "Execute a notebook and show its cells and outputs in the terminal."),
+        "run": (
+            "savepoint_manager.run.RunApp",
+            "Execute a notebook and show its cells and outputs in the terminal.",
+        ),
     }
+
+    def initialize_subcommand(self, subc: str, argv: list[str] | None = None) -> None:
+        """Load a subcommand; one whose packages are not installed says how to install them."""
+        try:
+            super().initialize_subcommand(subc, argv)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in _BATCH:
+                raise
+            self.exit(
+                f"jupyter savepoint {subc} needs {package}, which is not installed: "
+                "pip install 'jupyter-savepoint[batch]'"
+            )
 
     def start(self) -> None:
         """Hand over to the subcommand; without one, show the help and exit with 2."""

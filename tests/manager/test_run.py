@@ -157,3 +157,21 @@ def test_jupyter_finds_the_command() -> None:
     )
     assert done.returncode == 0
     assert "--answers" in done.stdout
+
+
+def test_without_the_batch_extra_it_says_what_to_install(folder: Path) -> None:
+    code = (
+        "import sys; sys.modules['nbclient'] = None; import savepoint_manager.app as app; "
+        "sys.argv = ['jupyter-savepoint', *sys.argv[1:]]; app.main()"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        [*command, "run", "nb.ipynb"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert "pip install 'jupyter-savepoint[batch]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    help_text = subprocess.run(
+        [*command, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "run" in help_text.stdout
