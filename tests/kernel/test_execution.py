@@ -329,13 +329,11 @@ def test_status_is_busy_then_idle_around_all_output(kernel):
         m["content"]["execution_state"] if m["msg_type"] == "status" else m["msg_type"]
         for m in result.iopub
     ]
-    # The final idle is what the harness waited for. A print may come in two parts.
-    assert [kind for kind, _ in itertools.groupby(kinds)] == [
-        "busy",
-        "execute_input",
-        "stream",
-        "error",
-    ]
+    # The final idle is what the harness waited for. A print may come in two parts, and "busy" is
+    # said again when another request, such as an earlier client's kernel_info, ends meanwhile.
+    assert kinds[0] == "busy"
+    others = [kind for kind in kinds if kind != "busy"]
+    assert [kind for kind, _ in itertools.groupby(others)] == ["execute_input", "stream", "error"]
 
 
 def test_error_aborts_queued_cells(kernel):

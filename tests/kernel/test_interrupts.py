@@ -532,6 +532,7 @@ SWALLOWED = {
         "reference = weakref.ref(held, lambda _: block())\ndel held"
     ),
     "fork hook": (
+        "import warnings\nwarnings.simplefilter('ignore')  # 3.12: of forking with threads\n"
         "os.register_at_fork(before=block)\nchild = os.fork()\nif not child:\n    os._exit(0)"
     ),
 }
