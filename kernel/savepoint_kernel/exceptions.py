@@ -18,3 +18,43 @@ class InvalidRequest(ValueError):
 
 class SourceNotAvailable(OSError):
     """The source of an object is not known: it was not made by a cell or a file."""
+
+
+class UnrestorableState(RuntimeError):
+    """A saved object can't be made again in this process; the others can."""
+
+
+class CorruptStore(RuntimeError):
+    """Stored bytes are not those that were written; other checkpoints may be whole."""
+
+
+class UntrustedStore(RuntimeError):
+    """A store holds commits that this user did not sign; loading them would run their code."""
+
+
+class StoreLocked(RuntimeError):
+    """A store is in use by another kernel."""
+
+
+class QuotaExceeded(RuntimeError):
+    """One commit needs more bytes than the store may ever hold."""
+
+
+class CheckpointNotFound(LookupError):
+    """The store has no commit, or no chunk, of this name."""
+
+
+class DroppedReferenceError(RuntimeError):
+    """A name stands for something that could not be saved, and is not there after a restore."""
+
+
+class TimelineNotAvailable(RuntimeError):
+    """Cells are not committed: it is switched off, or the store can't be had."""
+
+
+class TransactionConflict(RuntimeError):
+    """A transaction command does not fit the state of the transaction."""
+
+
+class NotPicklable(TypeError):
+    """An object can't be saved so that it comes back as what it is; others are not affected."""

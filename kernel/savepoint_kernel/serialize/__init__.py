@@ -1,1 +1,1 @@
-"""How objects leave the process. So far: functions and classes by the source that made them."""
+"""How objects leave the process. Functions and classes go by the source that made them."""

@@ -113,6 +113,7 @@ class SourceRegistry:
 
     def __init__(self) -> None:
         self._cells: dict[str, CellRecord] = {}
+        self._first: dict[str, CellRecord] = {}
         self._classes: weakref.WeakKeyDictionary[type, tuple[CellRecord, int]] = (
             weakref.WeakKeyDictionary()
         )
@@ -123,7 +124,30 @@ class SourceRegistry:
         """Remember a cell that is about to run; the latest of one text counts."""
         digest = hashlib.sha256(raw.encode("utf-8", "surrogatepass")).hexdigest()
         self._cells.pop(filename, None)  # keep the order of execution
-        self._cells[filename] = CellRecord(filename, text, digest, execution_count, self.cell_id)
+        cell = CellRecord(filename, text, digest, execution_count, self.cell_id)
+        self._cells[filename] = cell
+        self._first.setdefault(filename, cell)
+
+    def add(self, cell: CellRecord) -> CellRecord:
+        """Take in a cell of another session, as if it had run before all others.
+
+        Returns:
+            The cell known under that name, should there be one of this text.
+        """
+        if cell.filename not in self._cells:
+            self._cells = {cell.filename: cell, **self._cells}
+        self._first.setdefault(cell.filename, cell)
+        known = self.cell_of(cell.filename)
+        return known if known is not None and known.text == cell.text else cell
+
+    def first(self, cell: CellRecord) -> CellRecord:
+        """Return a cell as it was run first: the record that stays the same in pickles."""
+        first = self._first.get(cell.filename, cell)
+        return first if first.text == cell.text else cell
+
+    def note_class(self, cls: type, cell: CellRecord, line: int) -> None:
+        """Remember where a class was defined that did not come from running ``cell`` here."""
+        self._classes[cls] = (cell, line)
 
     def note_classes(self, namespace: Mapping[str, Any]) -> None:
         """Remember which classes the latest cell has left in ``namespace``."""
