@@ -1,0 +1,341 @@
+"""Which names share mutable state? Those are one co-variable: saved and restored together.
+
+The word and the idea are Kishu's (VLDB 18(4), 2025). There, names are linked through everything a
+pickler memoises, so that any two arrays share their dtype and any two dicts an equal key, and in
+practice all data is one co-variable. Here names are linked only through what can change:
+
+* a mutable object that both reach (a list, an instance, a function with its closure, ...);
+* memory that both see (numpy views, frames with a common block, a memoryview and its owner).
+
+Not through immutable values, modules, dtypes, pandas indexes, classes, or importable functions.
+Classes that cells define are no links either: an instance is pickled with a reference to its class,
+which is one object per process whatever comes with it.
+
+The walk asks the garbage collector for referents, which sees what C types hold; numpy arrays hide
+theirs and are asked themselves. A container of atoms (numbers, strings) is one step, however long.
+
+Limits: what a C type does not tell the collector (and is no buffer) is not seen. A graph of more
+than `LIMIT` objects is not walked to its end; such names count as linked with each other.
+
+Threads: whoever owns the namespace; nothing here is kept.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import datetime
+import decimal
+import enum
+import fractions
+import gc
+import re
+import sys
+import types
+import uuid
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+LIMIT = 2_000_000
+"""Objects visited for one name at most; a walk takes about a microsecond for each."""
+
+ATOMS: frozenset[type] = frozenset(
+    {
+        bool,
+        bytes,
+        complex,
+        datetime.date,
+        datetime.datetime,
+        datetime.time,
+        datetime.timedelta,
+        datetime.timezone,
+        decimal.Decimal,
+        float,
+        fractions.Fraction,
+        int,
+        range,
+        re.Match,
+        re.Pattern,
+        str,
+        type(None),
+        type(...),
+        type(NotImplemented),
+        types.CodeType,
+        types.FrameType,
+        types.MethodDescriptorType,
+        types.WrapperDescriptorType,
+        uuid.UUID,
+    }
+)
+"""Exact types without mutable state of their own, that hold nothing mutable either."""
+
+_BUILTIN = frozenset({types.BuiltinFunctionType, types.MethodWrapperType})
+_SHOWN_OR_BOUND = _BUILTIN | {types.MappingProxyType}
+"""Exact types of which some are atoms, and the others hold what they show or are bound to."""
+
+_PLAIN_ATOMS = frozenset({bool, bytes, complex, float, int, str, type(None)})
+_PLAIN = _PLAIN_ATOMS | {dict, frozenset, list, set, tuple}
+"""Exact types that any pickler saves as they are, with no code of Python's."""
+
+_PLAIN_ITEMS = (list, tuple, set, frozenset, collections.deque)
+_IMMUTABLE_CONTAINERS = (tuple, frozenset, types.MethodType, slice, *_SHOWN_OR_BOUND)
+"""Not links themselves, but what they hold is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """The mutable state a value reaches.
+
+    Attributes:
+        objects: ids of its mutable objects; valid while the value is alive and unchanged.
+        memory: address ranges ``(start, stop)`` of its buffers.
+        code: what may run when the value is used: functions of the live namespace, methods of
+            classes that cells defined.
+        classes: ids of these classes.
+        plain: True if there is nothing but lists, dicts, sets and tuples of numbers and strings.
+        complete: False if the walk was given up at `LIMIT`.
+    """
+
+    objects: frozenset[int]
+    memory: tuple[tuple[int, int], ...] = ()
+    code: frozenset[types.CodeType] = frozenset()
+    classes: frozenset[int] = frozenset()
+    plain: bool = False
+    complete: bool = True
+
+
+_ATOM = Footprint(frozenset())
+PLAIN_ATOM = Footprint(frozenset(), plain=True)
+"""Of a number or a string."""
+
+
+def is_atom(value: Any) -> bool:
+    """Tell whether ``value`` is immutable and holds nothing mutable, without asking any code.
+
+    Built-in functions are, and methods of classes; those bound to any other object are not. A
+    mapping proxy is one if it shows the attributes of a class.
+    """
+    kind = type(value)
+    if kind in _BUILTIN:
+        owner = type(value.__self__)
+        return owner is type(None) or issubclass(owner, (types.ModuleType, type))
+    if kind is types.MappingProxyType:
+        # Every class has a docstring, be it None, which can't be deleted. ctypes derives from dict.
+        (shown,) = gc.get_referents(value)
+        return issubclass(type(shown), dict) and dict.__contains__(shown, "__doc__")
+    return kind in ATOMS
+
+
+def footprint(value: Any, namespace: Mapping[str, Any]) -> Footprint:
+    """Walk ``value``.
+
+    Args:
+        value: what a name stands for. A class is walked into only here: its attributes are its own.
+        namespace: the live namespace, at which the walk stops.
+    """
+    if type(value) in _PLAIN_ATOMS:
+        return PLAIN_ATOM
+    if is_atom(value):
+        return _ATOM
+    walk = _Walk(namespace)
+    if isinstance(value, type):
+        walk.plain = False
+        walk.enter_class(value)
+        complete = walk.run(_class_attributes(value))
+    else:
+        complete = walk.run((value,))
+    return Footprint(
+        frozenset(walk.objects),
+        tuple(walk.memory),
+        frozenset(walk.code),
+        frozenset(walk.classes),
+        walk.plain,
+        complete,
+    )
+
+
+class _Walk:
+    def __init__(self, namespace: Mapping[str, Any]) -> None:
+        self.objects: set[int] = set()
+        self.memory: list[tuple[int, int]] = []
+        self.code: set[types.CodeType] = set()
+        self.classes: set[int] = set()
+        self.plain = True
+        self._namespace = namespace
+        self._seen: set[int] = {id(namespace)}
+        # Temporaries must outlive the walk: a freed one's id would be taken for another's.
+        self._keep: list[Any] = []
+        numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
+        self._ndarray: Any = numpy.ndarray if numpy else ()
+        self._immutable: tuple[Any, ...] = (type, enum.Enum)
+        if numpy:
+            self._immutable += (numpy.generic, numpy.dtype, numpy.ufunc)
+        if pandas:
+            # Immutable for users; copies of a frame share them.
+            placement = pandas._libs.internals.BlockPlacement
+            self._immutable += (pandas.Index, pandas.api.extensions.ExtensionDtype, placement)
+
+    def run(self, roots: Iterable[Any]) -> bool:
+        stack = list(roots)
+        self._keep.append(stack[:])
+        while stack:
+            value = stack.pop()
+            kind = type(value)
+            if kind not in _PLAIN:
+                self.plain = False
+            if kind in ATOMS or id(value) in self._seen:
+                continue
+            self._seen.add(id(value))
+            if len(self._seen) > LIMIT:
+                return False
+            stack.extend(self._visit(value))
+        return True
+
+    def _visit(self, value: Any) -> Iterable[Any]:
+        """Note what ``value`` is, and return what it holds."""
+        kind = type(value)
+        if kind.__module__ == "__main__":
+            self.enter_class(kind)
+        if kind in _PLAIN_ITEMS:
+            if kind not in _IMMUTABLE_CONTAINERS:
+                self.objects.add(id(value))
+            return self._worth_a_visit(value)
+        if kind is dict:
+            self.objects.add(id(value))
+            return (*self._worth_a_visit(value.keys()), *self._worth_a_visit(value.values()))
+        if kind in _SHOWN_OR_BOUND and is_atom(value):
+            return ()
+        if isinstance(value, self._immutable):
+            if isinstance(value, type):
+                self.enter_class(value)
+            return ()
+        if isinstance(value, types.ModuleType) and sys.modules.get(value.__name__) is value:
+            return ()
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, self._ndarray):
+            return self._array(value)
+        if isinstance(value, memoryview):
+            self.objects.add(id(value))
+            return (value.obj,)
+        if isinstance(value, weakref.ref):
+            self.objects.add(id(value))
+            return (value(), value.__callback__)
+        if not isinstance(value, _IMMUTABLE_CONTAINERS):
+            self.objects.add(id(value))
+        if isinstance(value, array.array):
+            return ()
+        referents = gc.get_referents(value)
+        self._keep.append(referents)
+        return [item for item in referents if item is not kind]
+
+    def _worth_a_visit(self, items: Iterable[Any]) -> Iterable[Any]:
+        """Return the items, or nothing if all are atoms: one pass in C over a million numbers."""
+        kinds = set(map(type, items))
+        if not kinds <= ATOMS:
+            return tuple(items)
+        self.plain = self.plain and kinds <= _PLAIN_ATOMS
+        return ()
+
+    def enter_class(self, cls: type) -> None:
+        """Note the code of a class and of its bases, as far as cells defined them."""
+        for base in cls.__mro__:
+            if base.__module__ != "__main__" or id(base) in self.classes:
+                continue
+            self.classes.add(id(base))
+            for attribute in dict(vars(base)).values():
+                for function in _functions(attribute):
+                    if function.__globals__ is self._namespace:
+                        self.code.add(function.__code__)
+
+    def _function(self, function: types.FunctionType) -> Iterable[Any]:
+        if is_importable(function):
+            return ()
+        self.objects.add(id(function))
+        if function.__globals__ is self._namespace:
+            self.code.add(function.__code__)
+        # Not its globals: they are the namespace, or a module's.
+        held = [function.__closure__, function.__defaults__, function.__kwdefaults__]
+        return [*held, function.__dict__]
+
+    def _array(self, value: Any) -> Iterable[Any]:
+        self.objects.add(id(value))
+        if value.size:
+            start = value.__array_interface__["data"][0]
+            low, high = start, start + value.itemsize
+            for length, stride in zip(value.shape, value.strides, strict=True):
+                extent = (length - 1) * stride
+                low, high = (low + extent, high) if extent < 0 else (low, high + extent)
+            self.memory.append((low, high))
+        held: list[Any] = list(getattr(value, "__dict__", {}).values())
+        if not isinstance(value.base, self._ndarray):
+            held.append(value.base)
+        if value.dtype.hasobject:
+            items = value.ravel().tolist()
+            self._keep.append(items)
+            held.append(items)
+        return held
+
+
+def _functions(attribute: Any) -> Iterator[types.FunctionType]:
+    """Functions in an attribute of a class: methods, and those inside the built-in descriptors."""
+    inner = ("__func__", "fget", "fset", "fdel", "func", "__wrapped__")
+    for candidate in (attribute, *(getattr(attribute, name, None) for name in inner)):
+        if isinstance(candidate, types.FunctionType):
+            yield candidate
+
+
+def _class_attributes(cls: type) -> Iterator[Any]:
+    if cls.__module__ == "__main__":
+        yield from dict(vars(cls)).values()
+
+
+def is_importable(function: types.FunctionType) -> bool:
+    """Tell whether a function is one that its module made, which any process can import."""
+    module = sys.modules.get(function.__module__ or "")
+    return (
+        module is not None
+        and function.__module__ != "__main__"
+        and getattr(module, "__dict__", None) is function.__globals__
+        and "<locals>" not in function.__qualname__
+    )
+
+
+def covariables(footprints: Mapping[str, Footprint]) -> list[frozenset[str]]:
+    """Group names that share mutable state.
+
+    Args:
+        footprints: of every name, taken of one state of the namespace.
+
+    Returns:
+        Disjoint groups that cover all names, in the order of their first names.
+    """
+    leader = {name: name for name in footprints}
+
+    def find(name: str) -> str:
+        while leader[name] != name:
+            leader[name] = leader[leader[name]]
+            name = leader[name]
+        return name
+
+    owners: dict[int, str] = {}
+    incomplete: str | None = None
+    for name, known in footprints.items():
+        for item in known.objects:
+            leader[find(name)] = find(owners.setdefault(item, name))
+        if not known.complete:
+            incomplete = incomplete or name
+            leader[find(name)] = find(incomplete)
+    ranges = sorted((*span, name) for name, known in footprints.items() for span in known.memory)
+    end, owner = -1, ""
+    for start, stop, name in ranges:
+        if start < end:
+            leader[find(name)] = find(owner)
+        if stop > end:
+            end, owner = stop, name
+    groups: dict[str, list[str]] = {}
+    for name in footprints:
+        groups.setdefault(find(name), []).append(name)
+    return [frozenset(names) for names in groups.values()]
