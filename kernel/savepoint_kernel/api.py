@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
-from .exceptions import ExecutionTimeout, SourceNotAvailable
-from .serialize.sources import REGISTRY, CellRecord, Source
+from IPython.core.getipython import get_ipython
 
-__all__ = ["CellRecord", "ExecutionTimeout", "Source", "SourceNotAvailable", "source"]
+from .display import TimelineTable
+from .exceptions import (
+    CheckpointNotFound,
+    CorruptStore,
+    DroppedReferenceError,
+    ExecutionTimeout,
+    SourceNotAvailable,
+    TimelineNotAvailable,
+    TransactionConflict,
+    UnrestorableState,
+    UntrustedStore,
+)
+from .history.commands import Commands
+from .history.commit import Commit
+from .history.timeline import Restored
+from .serialize.sources import REGISTRY, CellRecord, Source
+from .state.process import Participant
+
+__all__ = [
+    "CellRecord",
+    "CheckpointNotFound",
+    "Commit",
+    "CorruptStore",
+    "DroppedReferenceError",
+    "ExecutionTimeout",
+    "Participant",
+    "Restored",
+    "Source",
+    "SourceNotAvailable",
+    "TimelineNotAvailable",
+    "TransactionConflict",
+    "UnrestorableState",
+    "UntrustedStore",
+    "checkpoint",
+    "commits",
+    "redo",
+    "register",
+    "restore",
+    "source",
+    "timeline",
+    "transaction",
+    "undo",
+]
 
 
 def source(obj: Any) -> Source:
@@ -23,3 +66,96 @@ def source(obj: Any) -> Source:
         SourceNotAvailable: ``obj`` was made by exec(), by C code, or is no such thing.
     """
     return REGISTRY.source(obj)
+
+
+def _kernel() -> Any:
+    kernel = getattr(get_ipython(), "kernel", None)
+    if not hasattr(kernel, "savepoints"):
+        raise TimelineNotAvailable("this is no cell of a Savepoint kernel")
+    return kernel
+
+
+def _commands() -> Commands:
+    commands: Commands = _kernel().commands
+    return commands
+
+
+def commits() -> list[Commit]:
+    """Return all commits of the session, oldest first."""
+    return list(_commands().log())
+
+
+def timeline(count: int = 20) -> TimelineTable:
+    """Return the latest commits as a table that displays itself; all for 0."""
+    commands = _commands()
+    head: Commit = _kernel().savepoints.timeline.head
+    return TimelineTable(commands.log(count), head.number, commands.names())
+
+
+def undo(count: int = 1) -> Restored:
+    """Go back to before the latest ``count`` cells that changed something.
+
+    Raises:
+        CheckpointNotFound: there are not as many.
+    """
+    return _commands().undo(count)
+
+
+def redo() -> Restored:
+    """Go to where the latest undo came from.
+
+    Raises:
+        CheckpointNotFound: there was none since the last commit.
+    """
+    return _commands().redo()
+
+
+def checkpoint(
+    name: str | None = None, message: str = "", policy: str = "pickle_or_error"
+) -> Commit:
+    """Commit now, after a look at every name.
+
+    Args:
+        name: what to call the commit.
+        message: what to say about it.
+        policy: "pickle_or_error" raises if a value can't be saved, "warn_drop" reports it in
+            ``Commit.dropped``.
+
+    Raises:
+        UnrestorableState: a value can't be saved.
+        ValueError: that can't be a name, or a policy.
+    """
+    return _commands().checkpoint(name, message, policy)
+
+
+def restore(commit: str | int | None = None, names: Iterable[str] = ()) -> Restored:
+    """Go to a commit, or take names from it.
+
+    Args:
+        commit: its name or number; None for where the process before this one left the session.
+        names: take only these; names that shared something share it again.
+
+    Raises:
+        CheckpointNotFound: there is no such commit or name.
+        UnrestorableState: a value can't be loaded; nothing was changed.
+    """
+    return _commands().restore(None if commit is None else str(commit), list(names))
+
+
+def transaction() -> AbstractContextManager[None]:
+    """Return a context manager that undoes what its block did if it raises.
+
+    Names, values, sharing and process state are as at its start then; the exception goes on.
+    Local variables of a function are not covered.
+    """
+    return _commands().block()
+
+
+def register(participant: Participant) -> None:
+    """Let a participant take part in commits and rollbacks from now on.
+
+    Raises:
+        TypeError: it lacks ``name``, ``capture`` or ``restore``.
+        ValueError: another one has its name.
+    """
+    _kernel().savepoints.participants.register(participant)

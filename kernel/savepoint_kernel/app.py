@@ -5,6 +5,10 @@ Threads: everything here runs on the main thread.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from types import FrameType
 from typing import Any
 
 import zmq
@@ -12,6 +16,7 @@ from ipykernel.kernelapp import IPKernelApp
 from tornado.ioloop import IOLoop
 from traitlets import Dict, Float, Type, default
 
+from .history.savepoints import Savepoints
 from .interrupts import Interrupts, Redelivery
 from .iopub import QUEUE_LENGTH, IOPub
 from .kernel import SavepointKernel
@@ -26,7 +31,7 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
     name = "savepoint-kernel"
     description = "The Savepoint kernel: IPython whose messages never wait for user code."
     kernel_class = Type(SavepointKernel, klass="ipykernel.kernelbase.Kernel").tag(config=True)
-    classes = [SavepointKernel, ZMQInteractiveShell, *IPKernelApp.classes[2:]]
+    classes = [SavepointKernel, Savepoints, ZMQInteractiveShell, *IPKernelApp.classes[2:]]
     subcommands = Dict(
         {
             "install": (
@@ -45,6 +50,7 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._interrupts = Interrupts()
+        self._pid = os.getpid()
 
     @default("outstream_class")
     def _default_outstream_class(self) -> str:
@@ -70,6 +76,23 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
         """Decide from now on when SIGINT raises."""
         self._interrupts.install()
         Redelivery(self._interrupts, self.iopub_thread.io_loop).watch()
+        if self._interrupts.enabled and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
+        """Write what is committed, then end as if there were no handler.
+
+        On a thread: the main thread, which runs this in the middle of whatever it does, may hold
+        the locks it takes.
+        """
+
+        def finish() -> None:
+            if os.getpid() == self._pid:  # not in a forked child
+                self.kernel.savepoints.flush()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        threading.Thread(target=finish, name="Terminator", daemon=True).start()
 
     def start(self) -> Any:
         """Run the kernel until it is shut down.
@@ -89,6 +112,7 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
                 self.io_loop.start()
             except KeyboardInterrupt:
                 self.kernel.executor.cancel()
+        self.kernel.savepoints.close(self.kernel.restarting)
         return None
 
 

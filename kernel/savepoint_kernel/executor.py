@@ -26,6 +26,9 @@ from IPython.core.interactiveshell import ExecutionResult, _asyncio_runner
 
 from .deadline import Deadline
 from .exceptions import ExecutionTimeout, InvalidRequest
+from .history.commit import CellInfo
+from .history.savepoints import Outcome
+from .history.transaction import Policy
 from .interrupts import Interrupts
 from .protocol import METADATA_KEY, FailureKind
 from .serialize.sources import REGISTRY
@@ -66,6 +69,8 @@ class Cell:
     shown: BaseException | None = None
     """The error published last."""
     replied: bool = False
+    to_commit: CellInfo | None = None
+    """What to commit once its idle status is out."""
 
     @property
     def timed_out(self) -> bool:
@@ -109,8 +114,11 @@ class Executor:
         meter.start(cell.parent["header"]["msg_id"])
         clock = CellClock()
         result: ExecutionResult | None = None
+        ours: dict[str, Any] = {}
         try:
-            cell.timeout = self._time_limit(request.cell_meta)
+            metadata = self._our_metadata(request.cell_meta)
+            cell.timeout = self._time_limit(metadata)
+            policy = self._begin(metadata, request)
         except InvalidRequest as error:
             self._interrupts.forget()
             shell.showtraceback((InvalidRequest, error, None))
@@ -131,10 +139,13 @@ class Executor:
                 REGISTRY.note_classes(shell.user_ns)
             content, failure = self._outcome(cell, result)
             self._kernel.log_failure(content)
+            ours = self._conclude(cell, request, policy, failure)
         if content["status"] == "ok" and request.user_expressions:
             try:
                 try:
                     self._interrupts.arm()
+                    for expression in request.user_expressions.values():
+                        self._kernel.savepoints.note_expression(expression)
                     content["user_expressions"] = shell.user_expressions(request.user_expressions)
                 finally:
                     self._interrupts.disarm()
@@ -145,7 +156,7 @@ class Executor:
         shell.payload_manager.clear_payload()
         self._iopub.output.settle()
         stats = clock.read(meter.output_bytes, meter.dropped_bytes)
-        return content, {"stats": stats.as_dict(), "failure_kind": failure.value}
+        return content, {"stats": stats.as_dict(), "failure_kind": failure.value, **ours}
 
     def cancel(self) -> None:
         """Cancel the await of the running cell, as an interrupt. It takes effect on the loop."""
@@ -218,9 +229,34 @@ class Executor:
         extra = {"cell_id": request.cell_id, "cell_meta": request.cell_meta}
         return {name: value for name, value in extra.items() if name in self._run_cell_takes}
 
+    # -- transaction ---------------------------------------------------------------------------
+
+    def _begin(self, metadata: Mapping[str, Any], request: CellRequest) -> Policy:
+        savepoints = self._kernel.savepoints
+        try:
+            policy = savepoints.policy_for(metadata, request.code)
+            savepoints.begin_cell(policy)
+        except Exception as error:
+            raise InvalidRequest(f"{error}. The cell was not run") from error
+        return policy
+
+    def _conclude(
+        self, cell: Cell, request: CellRequest, policy: Policy, failure: FailureKind
+    ) -> Message:
+        """Roll the cell back if its policy says so; returns what the reply says of it."""
+        savepoints = self._kernel.savepoints
+        if policy.undoes(failure is not FailureKind.NONE):
+            return {"transaction": savepoints.roll_back(policy).as_dict()}
+        if request.silent:
+            return {}  # a front end's own; the next cell's commit has what it did
+        count = self._kernel.shell.execution_count - bool(request.store_history)
+        cell.to_commit = CellInfo(request.code, count, request.cell_id, failure.value)
+        commit = savepoints.next_commit
+        return {"transaction": Outcome(policy, commit).as_dict(), "commit": commit}
+
     # -- time limit ----------------------------------------------------------------------------
 
-    def _time_limit(self, cell_meta: Mapping[str, Any]) -> float | None:
+    def _our_metadata(self, cell_meta: Mapping[str, Any]) -> Mapping[str, Any]:
         ours = cell_meta.get(METADATA_KEY)
         if ours is None:
             ours = {}
@@ -228,6 +264,9 @@ class Executor:
             raise InvalidRequest(
                 f"metadata.{METADATA_KEY} must be an object, not {ours!r}; the cell was not run"
             )
+        return ours
+
+    def _time_limit(self, ours: Mapping[str, Any]) -> float | None:
         seconds = ours.get("timeout")
         if seconds is None:
             return self._kernel.cell_timeout or None

@@ -25,6 +25,9 @@ from .sockets import Frames
 _TAKE_IN = 1.0
 """Seconds a failed cell's reply waits at most for the channel thread; it takes well under 1 ms."""
 
+Item = Frames | Callable[[], Awaitable[None]]
+"""A message, or something else to be done in its turn."""
+
 _STOP_ABORTING: Frames = []
 """Queued behind the requests that a failed cell aborts."""
 
@@ -35,7 +38,7 @@ class Inbox:
     Args:
         channel_loop: loop of the Shell channel thread.
         receive: takes in what waits on the shell socket; called on the Shell channel thread.
-        serve: serves one request; context variables it sets are there for the next.
+        serve: serves one item; context variables it sets are there for the next.
         wake: has `consume` called on the main thread.
     """
 
@@ -43,7 +46,7 @@ class Inbox:
         self,
         channel_loop: IOLoop,
         receive: Callable[[], None],
-        serve: Callable[[Frames], Awaitable[None]],
+        serve: Callable[[Item], Awaitable[None]],
         wake: Callable[[], None],
     ) -> None:
         self._channel_loop = channel_loop
@@ -53,14 +56,14 @@ class Inbox:
         self._main_loop = asyncio.get_event_loop()
         self._context = copy_context()
         self._start_task = self._task_starter()
-        self._queue: deque[Frames] = deque()
+        self._queue: deque[Item] = deque()
         self._consuming = False
         self.aborting = False
         """True while requests come that arrived before a failed cell's reply."""
 
-    def add(self, frames: Frames) -> None:
+    def add(self, item: Item) -> None:
         """Queue one request."""
-        self._queue.append(frames)
+        self._queue.append(item)
         self._wake()
 
     def consume(self) -> None:
@@ -79,11 +82,11 @@ class Inbox:
         """Serve what is queued; ends with the queue empty and the next wake-up meant."""
         try:
             while self._queue:
-                frames = self._queue.popleft()
-                if frames is _STOP_ABORTING:
+                item = self._queue.popleft()
+                if item is _STOP_ABORTING:
                     self.aborting = False
                 else:
-                    await self._serve(frames)
+                    await self._serve(item)
         finally:
             self._consuming = False
 

@@ -178,6 +178,24 @@ class Interrupts:
                 signal.raise_signal(signal.SIGINT)
 
     @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Let SIGINT raise in the block, wherever it is; for users' code that the kernel calls.
+
+        Raises:
+            KeyboardInterrupt: also as the block is entered or left. Call `disarm` in the handler:
+                see `arm` for the gap.
+        """
+        outer = self.suspend()
+        try:
+            try:
+                self.arm()
+                yield
+            finally:
+                self.disarm()
+        finally:
+            self.resume(outer)
+
+    @contextmanager
     def cancelling(self, cancel: Callable[[], None]) -> Iterator[None]:
         """Make SIGINT end a cell that awaits.
 

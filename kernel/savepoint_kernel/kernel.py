@@ -24,7 +24,7 @@ import inspect
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any
 
@@ -44,9 +44,12 @@ from .completion import WarmUp, complete
 from .exceptions import InvalidRequest
 from .executor import Cell, CellRequest, Executor
 from .gil import hurry
-from .inbox import Inbox
+from .history.commands import Commands
+from .history.savepoints import Savepoints
+from .inbox import Inbox, Item
 from .interrupts import Interrupts, interrupt_main_thread
 from .postponed import debugger_available, postponed_debugger
+from .requests import TimelineRequests
 from .routing import Lane, Router
 from .serialize.sources import REGISTRY
 from .shell import RecordingCompiler, ZMQInteractiveShell
@@ -110,7 +113,19 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         self._reply_metadata: dict[str, Message] = {}
         self._debug_lock = asyncio.Lock()
         self._debugger: Any = None
+        self.restarting = False
+        """True if whoever asked for the shutdown will start the kernel again."""
         self.shell.configurables.append(self)
+        self.savepoints = Savepoints(
+            self.shell,
+            self.session.key,
+            lambda text: self.publish_notice(self.get_parent("shell"), text),
+            parent=self,
+        )
+        self.commands = Commands(self.savepoints)
+        self.shell.configurables.append(self.savepoints)
+        requests = TimelineRequests(self, self.savepoints, self.commands, self._queue_for_main)
+        self.control_handlers.update(requests.handlers)
         REGISTRY.install()
 
     @default("_execute_sleep")
@@ -168,12 +183,14 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         parents.inherit_across_threads(self)
         self._interrupts.guard_forks()
         self._introspection.start()
+        self._inbox.add(self._start_savepoints)
         self.shell_stream.start()
         stdin_socket.start()
 
     def do_shutdown(self, restart: bool) -> Message:
         """End the running cell and the service threads; the loops are stopped by the caller."""
         self._comms.stop()
+        self.restarting = restart
         content: Message = super().do_shutdown(restart)
         if self.executor.running:
             self.interrupt_cell()
@@ -189,6 +206,10 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
             manager = self.shell_channel_thread.manager
             manager.get_shell_channel_to_subshell_socket(None).send(_WAKE)
 
+    def _queue_for_main(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Have the main thread serve something in its turn. Any thread."""
+        self.shell_channel_thread.io_loop.add_callback(self._inbox.add, serve)
+
     def _queue_introspection(self, frames: Frames) -> None:
         self._introspection.io_loop.add_callback(self._serve_introspection, frames)
 
@@ -201,8 +222,11 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
 
     # -- execution, on the main thread ---------------------------------------------------------
 
-    async def _serve_queued(self, frames: Frames) -> None:
-        parsed = self._parse(frames)
+    async def _serve_queued(self, item: Item) -> None:
+        if callable(item):
+            await item()
+            return
+        parsed = self._parse(item)
         if parsed is None:
             return
         ident, msg = parsed
@@ -230,14 +254,19 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
             self._interrupts.disarm()
             self.log.exception("Exception in execute_request")
             if not cell.replied:
-                self._send_error(self.shell_stream, ident, msg, error)
+                self.send_error(self.shell_stream, ident, msg, error)
         finally:
             self._stdin.forget()
             with self._status_lock:
                 self.executor.cell = None
                 self._publish_status("idle", "shell", parent=msg)
+            if cell.to_commit is not None:
+                self.savepoints.end_cell(cell.to_commit)
             if self.warm_completer:
                 self._warm_up.cell_ended()
+
+    async def _start_savepoints(self) -> None:
+        self.savepoints.start()  # where cells run: decimal's context is that of contextvars
 
     async def execute_request(self, stream: Any, ident: Any, parent: Message) -> None:
         """Serve an execute_request; one without code is an error rather than no reply.
@@ -264,6 +293,7 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         cell = self.executor.cell
         if threading.current_thread() is not threading.main_thread() or cell is None:
             # A cell of a subshell, or one sent on the control channel.
+            self.savepoints.suspect_all("a subshell may have changed anything")
             content: Message = await super().do_execute(
                 code,
                 silent,
@@ -340,6 +370,7 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
 
     def _handle_comm(self, ident: Any, msg: Message) -> None:
         parents.adopt(self, ident, msg)
+        self.savepoints.suspect_all("a comm message may have changed anything")
         beside_cell.set(self.executor.running)
         self._publish_status("busy", "shell", parent=msg)
         try:
@@ -387,7 +418,7 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
                     await result
         except Exception as error:
             self.log.exception("Exception in the handler of %s", msg_type)
-            self._send_error(stream, ident, msg, error)
+            self.send_error(stream, ident, msg, error)
         finally:
             self._publish_idle(msg)
 
@@ -403,7 +434,8 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
             if cell is not None:
                 self._publish_status("busy", "shell", parent=cell.parent)
 
-    def _send_error(self, stream: Any, ident: Any, msg: Message, error: BaseException) -> None:
+    def send_error(self, stream: Any, ident: Any, msg: Message, error: BaseException) -> None:
+        """Answer a request with an error."""
         msg_type = msg["header"]["msg_type"]
         if msg_type.endswith("_request"):
             content = {

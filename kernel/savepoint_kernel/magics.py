@@ -1,16 +1,59 @@
-"""Magics of this kernel."""
+"""Magics of this kernel: where code came from, and the ways through the timeline.
+
+The same is to be had from Python (`api`) and by control requests (`requests`); errors there are
+exceptions and error replies, here one line that says what to do. What is shown is displayed and not
+returned: a result would be kept in Out, and a look at the timeline be a change of it.
+"""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from IPython.core.display_functions import display
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 
-from .exceptions import SourceNotAvailable
+from .display import Change, Difference, Status, TimelineTable
+from .exceptions import (
+    CheckpointNotFound,
+    CorruptStore,
+    QuotaExceeded,
+    SourceNotAvailable,
+    TimelineNotAvailable,
+    TransactionConflict,
+    UnrestorableState,
+    UntrustedStore,
+)
+from .history.commands import Commands
+from .history.timeline import Timeline
 from .serialize.sources import REGISTRY
+
+_EXPECTED = (
+    CheckpointNotFound,
+    CorruptStore,
+    QuotaExceeded,
+    TimelineNotAvailable,
+    TransactionConflict,
+    UnrestorableState,
+    UntrustedStore,
+    ValueError,
+)
+
+
+def without_transaction_line(lines: list[str]) -> list[str]:
+    """Make a comment of the line ``%%transaction`` a cell begins with: the executor has read it.
+
+    An input transformer. The line stays, so that line numbers are those of the cell.
+    """
+    if lines and lines[0].split()[:1] == ["%%transaction"]:
+        return [f"# {lines[0]}", *lines[1:]]
+    return lines
 
 
 @magics_class
-class SavepointMagics(Magics):  # type: ignore[misc]
+class SourceMagics(Magics):  # type: ignore[misc]
     """``%source``."""
 
     @line_magic  # type: ignore[untyped-decorator]
@@ -35,3 +78,217 @@ class SavepointMagics(Magics):  # type: ignore[misc]
             cell_id = f", cell id {found.cell.cell_id}" if found.cell.cell_id else ""
             print(f"# In [{found.cell.execution_count}], line {found.line}{cell_id}")
         print(found.text, end="")
+
+
+@contextmanager
+def _usage(magic: str) -> Iterator[None]:
+    try:
+        yield
+    except _EXPECTED as error:
+        raise UsageError(f"{magic}: {error}") from None
+
+
+@magics_class
+class TimelineMagics(Magics):  # type: ignore[misc]
+    """``%timeline``, ``%undo`` and their like."""
+
+    @property
+    def _commands(self) -> Commands:
+        commands: Commands = self.shell.kernel.commands
+        return commands
+
+    @property
+    def _timeline(self) -> Timeline:
+        timeline: Timeline = self.shell.kernel.savepoints.timeline
+        return timeline
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def timeline(self, line: str) -> None:
+        """List the commits: what each cell changed.
+
+        Usage: ``%timeline [N]``: the latest N (default 20; 0 for all).
+        """
+        count = _number(line, "%timeline", 20, least=0)
+        with _usage("%timeline"):
+            commands, head = self._commands, self._timeline.head
+            display(TimelineTable(commands.log(count), head.number, commands.names()))
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def undo(self, line: str) -> None:
+        """Go back to before the latest cell that changed something.
+
+        Usage: ``%undo [N]``: N cells.
+        """
+        count = _number(line, "%undo", 1, least=1)
+        with _usage("%undo"):
+            display(Change("Undone", self._commands.undo(count)))
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def redo(self, line: str) -> None:
+        """Go to where the latest ``%undo`` came from."""
+        with _usage("%redo"):
+            display(Change("Redone", self._commands.redo()))
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def checkpoint(self, line: str) -> None:
+        """Commit now, and give the commit a name.
+
+        Usage: ``%checkpoint [NAME] [-m TEXT]``
+        """
+        words = _words(line, "%checkpoint")
+        message = ""
+        if "-m" in words:
+            at = words.index("-m")
+            message, words = " ".join(words[at + 1 :]), words[:at]
+        if len(words) > 1:
+            raise UsageError("%checkpoint takes one name: %checkpoint [NAME] [-m TEXT]")
+        with _usage("%checkpoint"):
+            commit = self._commands.checkpoint(words[0] if words else None, message)
+        named = f" {words[0]!r}" if words else ""
+        print(f"Checkpoint{named}: commit {commit.number}, {len(commit.dropped)} not saved")
+        for name, reason in commit.dropped.items():
+            print(f"  {name}: {reason}")
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def restore(self, line: str) -> None:
+        """Go to a commit, or take some names from it.
+
+        Usage: ``%restore [NAME | NUMBER] [names...]``. Without arguments: where the session was
+        left by the process before this one.
+        """
+        words = _words(line, "%restore")
+        with _usage("%restore"):
+            restored = self._commands.restore(words[0] if words else None, words[1:])
+        display(Change("Restored", restored))
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def diff(self, line: str) -> None:
+        """Compare two commits.
+
+        Usage: ``%diff A [B]``, each a name or a number; without B, with the present state.
+        """
+        words = _words(line, "%diff")
+        if not 1 <= len(words) <= 2:
+            raise UsageError("%diff compares two commits: %diff A [B]")
+        with _usage("%diff"):
+            older, newer = words[0], words[1] if words[1:] else None
+            lines = self._commands.diff(older, newer)
+        display(Difference(older, newer or "now", lines))
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def branch(self, line: str) -> None:
+        """List the branches, or begin one here, or go to its end.
+
+        Usage: ``%branch [NAME]``
+        """
+        words = _words(line, "%branch")
+        if len(words) > 1:
+            raise UsageError("%branch takes one name: %branch [NAME]")
+        with _usage("%branch"):
+            if words:
+                print(self._commands.switch(words[0]))
+                return
+            for name, tip in self._timeline.branches.items():
+                here = "*" if name == self._timeline.branch else " "
+                print(f"{here} {name}: commit {tip.number}")
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def refs(self, line: str) -> None:
+        """List the names whose values are not saved, and why."""
+        with _usage("%refs"):
+            dropped = self._commands.dropped()
+        for name, reason in dropped.items():
+            print(f"{name}: {reason}")
+        if not dropped:
+            print("All names are saved.")
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def clear(self, line: str) -> None:
+        """Delete the user's names; ``%undo`` brings them back.
+
+        Usage: ``%clear [--keep-imports]``
+        """
+        words = _words(line, "%clear")
+        if words not in ([], ["--keep-imports"]):
+            raise UsageError(
+                "%clear takes no names: %clear [--keep-imports]. %reset_selective does"
+            )
+        removed = self._commands.clear(keep_imports=bool(words))
+        print(f"{len(removed)} names deleted")
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def transaction(self, line: str) -> None:
+        """Show or set what becomes of the effects of the cells from the next one on.
+
+        Usage: ``%transaction [POLICY]``; as the first line of a cell, ``%%transaction [POLICY]``
+        sets it for that cell (rollback_on_failure if none is named).
+        """
+        with _usage("%transaction"):
+            if line.strip():
+                self._commands.set_policy(line.strip())
+        print(self.shell.kernel.savepoints.transaction)
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def begin(self, line: str) -> None:
+        """Begin a transaction that ``%commit`` or ``%rollback`` ends."""
+        with _usage("%begin"):
+            self._commands.begin()
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def commit(self, line: str) -> None:
+        """End the transaction and keep what it did."""
+        with _usage("%commit"):
+            self._commands.commit()
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def rollback(self, line: str) -> None:
+        """Undo the transaction and end it, or undo what came after a savepoint.
+
+        Usage: ``%rollback [[to] SAVEPOINT]``
+        """
+        words = _words(line, "%rollback")
+        if words[:1] in (["to"], ["TO"]):
+            words = words[1:]
+        with _usage("%rollback"):
+            restored = self._commands.rollback(words[0] if words else None)
+        display(Change("Rolled back", restored))
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def release(self, line: str) -> None:
+        """Forget a savepoint and those after it, and keep what was done since.
+
+        Usage: ``%release SAVEPOINT``
+        """
+        with _usage("%release"):
+            self._commands.transactions.release(line.strip())
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def savepoint(self, line: str) -> None:
+        """Set a savepoint in the transaction, or look after the store.
+
+        Usage: ``%savepoint NAME``, ``%savepoint status``
+        """
+        words = _words(line, "%savepoint")
+        with _usage("%savepoint"):
+            if words in ([], ["status"]):
+                display(Status(self._commands.status()))
+                return
+            if len(words) > 1:
+                raise UsageError("%savepoint takes one name: %savepoint NAME")
+            self._commands.savepoint(words[0])
+
+
+def _words(line: str, magic: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:  # an unclosed quote
+        raise UsageError(f"{magic}: {error}") from None
+
+
+def _number(line: str, magic: str, default: int, *, least: int) -> int:
+    text = line.strip()
+    if not text:
+        return default
+    if not text.isdigit() or int(text) < least:
+        raise UsageError(f"{magic} takes a number from {least} up, not {text!r}")
+    return int(text)

@@ -18,7 +18,7 @@ from IPython.core.events import EventManager, available_events
 
 from .comms import beside_cell
 from .interrupts import Interrupts, without_handlers
-from .magics import SavepointMagics
+from .magics import SourceMagics, TimelineMagics, without_transaction_line
 from .serialize.sources import REGISTRY
 
 HISTORY_DELAY = 0.2
@@ -49,6 +49,9 @@ class CellEvents(EventManager):  # type: ignore[misc]
         if beside_cell.get() or not self.callbacks[event]:
             return
         interrupts: Interrupts = self.shell.interrupts
+        for callback in self.callbacks[event]:
+            if getattr(callback, "__globals__", None) is self.shell.user_ns:
+                self.shell.kernel.savepoints.note_code(callback.__code__)
         outer = interrupts.suspend()
         try:
             try:
@@ -113,7 +116,8 @@ class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
     def init_magics(self) -> None:
         """Add the magics of this kernel to IPython's."""
         super().init_magics()
-        self.register_magics(SavepointMagics)
+        self.register_magics(SourceMagics, TimelineMagics)
+        self.input_transformers_cleanup.insert(0, without_transaction_line)
 
     def prepare(self, raw_cell: str) -> str:
         """Transform a cell once, for the checks before its execution and for the execution itself.
@@ -135,6 +139,7 @@ class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
 
     async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
         """Run a statement of a cell: the one place where an interrupt raises."""
+        self.kernel.savepoints.note_code(code_obj)
         interrupts, cancel = self.interrupts, self.kernel.executor.cancel
         outer = interrupts.suspend()  # when a cell runs a cell
         try:

@@ -1,0 +1,304 @@
+"""What a user may ask of the timeline: one method for each magic, request and function of the API.
+
+Threads: the main thread, in a cell or between cells.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..exceptions import CheckpointNotFound, UnrestorableState
+from ..state.tracker import Group
+from ..state.view import is_output
+from .commit import Commit
+from .savepoints import Savepoints
+from .timeline import Restored, Timeline
+from .transaction import Transactions, policy_named
+
+SHOWN = 1 << 20
+"""Bytes of a saved value up to which `Commands.diff` loads it to show it."""
+
+_NAME = re.compile(r"[^\W\d][\w.~ -]*")
+
+
+class Commands:
+    """The commands of one kernel.
+
+    Args:
+        savepoints: its timeline.
+    """
+
+    def __init__(self, savepoints: Savepoints) -> None:
+        self._savepoints = savepoints
+        self.transactions = Transactions()
+
+    @property
+    def _timeline(self) -> Timeline:
+        return self._savepoints.timeline
+
+    # -- looking
+
+    def log(self, count: int = 0) -> Sequence[Commit]:
+        """Return the latest ``count`` commits, oldest first; all for 0."""
+        return self._timeline.commits[-count:]
+
+    def names(self) -> dict[int, list[str]]:
+        """Return the checkpoints' names by commit number."""
+        names: dict[int, list[str]] = {}
+        for name, commit in self._timeline.checkpoints.items():
+            names.setdefault(commit.number, []).append(name)
+        return names
+
+    def dropped(self) -> dict[str, str]:
+        """Return the names whose values are not saved, and why."""
+        self._commit_outside()
+        return dict(self._timeline.head.dropped)
+
+    def diff(self, first: str, second: str | None) -> list[tuple[str, str, str]]:
+        """Compare two commits, or one with the present.
+
+        Returns:
+            Name, first value and second value of each name that is not the same in both.
+
+        Raises:
+            CheckpointNotFound: there is no such commit.
+        """
+        if second is None:
+            self._commit_outside()
+        older = self._timeline.find(first)
+        newer = self._timeline.head if second is None else self._timeline.find(second)
+        before, after = self._by_name(older), self._by_name(newer)
+        differing = [
+            name
+            for name in sorted({*before, *after})
+            if before.get(name) != after.get(name) and not is_output(name)
+        ]
+        values: dict[int, dict[str, Any]] = {}
+        rows = (
+            (name, self._shown(name, before, values), self._shown(name, after, values))
+            for name in differing
+        )
+        # Co-variables change together; of their names, those are listed whose own value does.
+        return [row for row in rows if row[1] != row[2] or row[1].startswith("<")]
+
+    def _by_name(self, commit: Commit) -> dict[str, Group]:
+        table = self._timeline.table(commit)
+        return {name: group for group in table.groups for name in group.all_names}
+
+    def _shown(self, name: str, groups: dict[str, Group], values: dict[int, dict[str, Any]]) -> str:
+        group = groups.get(name)
+        if group is None:
+            return ""
+        if name in group.dropped:
+            return f"<a {group.dropped[name].type}, not saved>"
+        assert group.image is not None
+        if group.image.size > SHOWN:
+            return f"<{group.image.size / 1e6:.1f} MB>"
+        if id(group) not in values:
+            try:
+                values[id(group)] = self._timeline.load(group)
+            except UnrestorableState as error:
+                return f"<{error}>"
+        return describe(values[id(group)][name])
+
+    def status(self) -> dict[str, str]:
+        """Return where the timeline is, how large it is, and whether it can be written."""
+        timeline, stats = self._timeline, self._savepoints.store.stats()
+        return {
+            "commit": f"{timeline.head.number} on {timeline.branch}",
+            "commits": str(len(timeline.commits)),
+            "policy": self._savepoints.transaction,
+            "transaction": "in progress" if self.transactions.in_progress else "none",
+            "store": str(self._savepoints.location),
+            "durability": self._savepoints.durability,
+            "on disk": f"{stats.disk_bytes / 1e6:.1f} MB",
+            "writing": str(self._savepoints.store.error or "works"),
+        }
+
+    # -- going
+
+    def undo(self, count: int = 1) -> Restored:
+        """Go back; see `Timeline.undo`."""
+        self._savepoints.navigated = True
+        return self._timeline.undo(count)
+
+    def redo(self) -> Restored:
+        """Go to where the latest undo came from; see `Timeline.redo`."""
+        self._savepoints.navigated = True
+        return self._timeline.redo()
+
+    def restore(self, wanted: str | None, names: Sequence[str] = ()) -> Restored:
+        """Go to a commit, or take some names from it.
+
+        Args:
+            wanted: its name or number; None for where the process before this one left off.
+            names: take only these.
+
+        Raises:
+            CheckpointNotFound: there is no such commit or name.
+            UnrestorableState: a value can't be loaded; nothing was changed.
+        """
+        timeline = self._timeline
+        target = timeline.previous if wanted is None else timeline.find(wanted)
+        if target is None:
+            raise CheckpointNotFound("no process before this one has left a state of this session")
+        self._commit_outside()
+        if not names:
+            self._savepoints.navigated = True
+        return timeline.checkout(target, names or None)
+
+    def switch(self, name: str) -> str:
+        """Go to the end of a branch, or begin one here; returns what was done.
+
+        Raises:
+            ValueError: it can't be a name.
+        """
+        timeline = self._timeline
+        tip = timeline.branches.get(_checked(name))
+        self._commit_outside()
+        if tip is None:
+            timeline.begin_branch(name)
+            return f"Branch {name!r} begins at commit {timeline.head.number}"
+        self._savepoints.navigated = True
+        timeline.checkout(tip)
+        return f"On branch {name!r}, commit {tip.number}"
+
+    def checkpoint(self, name: str | None, message: str = "", policy: str = "warn_drop") -> Commit:
+        """Commit now, after a look at every name, and name the commit.
+
+        Args:
+            name: what to call it; None for no name.
+            message: what to say about it.
+            policy: "pickle_or_error" raises if a value can't be saved; "warn_drop" reports it.
+
+        Raises:
+            UnrestorableState: a value can't be saved and ``policy`` is "pickle_or_error".
+            ValueError: no such policy, or the name can't be one.
+        """
+        if policy not in {"pickle_or_error", "warn_drop"}:
+            raise ValueError(f"policy {policy!r}: choose pickle_or_error or warn_drop")
+        if name is not None:
+            _checked(name)
+        commit = self._timeline.commit("checkpoint", message=message, full=True)
+        assert commit is not None
+        if commit.dropped and policy == "pickle_or_error":
+            listed = "; ".join(f"{key}: {reason}" for key, reason in commit.dropped.items())
+            raise UnrestorableState(
+                f"these can't be saved: {listed}. Delete them, or use warn_drop"
+            )
+        if name is not None:
+            self._timeline.name(name, commit)
+        return commit
+
+    def clear(self, keep_imports: bool = False) -> list[str]:
+        """Delete the user's names; returns them."""
+        namespace = self._savepoints.view.namespace
+        gone = [
+            name
+            for name, value in self._savepoints.view.read().items()
+            if name in namespace
+            and not name.startswith("_")
+            and not (keep_imports and _is_imported(value))
+        ]
+        for name in gone:
+            del namespace[name]
+        return gone
+
+    # -- transactions
+
+    def set_policy(self, name: str) -> None:
+        """Set the policy of the cells to come.
+
+        Raises:
+            ValueError: there is no such policy.
+        """
+        self._savepoints.transaction = policy_named(name).value
+
+    def begin(self) -> None:
+        """Begin a transaction.
+
+        Raises:
+            TransactionConflict: one is in progress.
+        """
+        self.transactions.begin(self._here())
+
+    def commit(self) -> None:
+        """End the transaction and keep what it did.
+
+        Raises:
+            TransactionConflict: none is in progress.
+        """
+        self.transactions.end()
+
+    def rollback(self, savepoint: str | None = None) -> Restored:
+        """Undo the transaction and end it, or undo what came after a savepoint.
+
+        Raises:
+            TransactionConflict: there is no transaction, or no such savepoint.
+        """
+        if savepoint is None:
+            target = self.transactions.end()
+        else:
+            target = self.transactions.roll_back_to(savepoint)
+        self._commit_outside()
+        self._savepoints.navigated = True
+        return self._timeline.checkout(target)
+
+    def savepoint(self, name: str) -> None:
+        """Set a savepoint.
+
+        Raises:
+            TransactionConflict: no transaction is in progress.
+            ValueError: it can't be a name.
+        """
+        self.transactions.savepoint(_checked(name), self._here())
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Roll back what the block did if it raises, KeyboardInterrupt included."""
+        self._commit_outside()
+        self._timeline.prepare_rollback()
+        try:
+            yield
+        except BaseException:
+            self._timeline.roll_back()
+            raise
+
+    def _here(self) -> Commit:
+        self._commit_outside()
+        return self._timeline.head
+
+    def _commit_outside(self) -> None:
+        self._timeline.commit("outside", full=True, only_changes=True)
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} can't be a name: begin with a letter, as numbers are commits'")
+    return name
+
+
+def _is_imported(value: Any) -> bool:
+    """Tell whether a value came by an import: a module, or a function or class of one."""
+    if isinstance(value, types.ModuleType):
+        return True
+    of_module = isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
+    return of_module and value.__module__ not in {"__main__", None}
+
+
+def describe(value: Any) -> str:
+    """Return a short description of a value: its repr, or shape and type."""
+    kind = type(value)
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        dtype = getattr(value, "dtype", "")
+        return f"{kind.__name__} {'×'.join(map(str, shape))} {dtype}".strip()
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"<{kind.__name__}; its repr raises {type(error).__name__}>"
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,0 +1,320 @@
+"""A kernel's timeline: when a cell commits, when it is rolled back, where the store is.
+
+    before a cell    `Savepoints.begin_cell`    the policy; what ran outside is committed first
+    its statements   `Savepoints.note_code`
+    it has ended     `Savepoints.roll_back`     before the reply, if the policy says so
+    idle is out      `Savepoints.end_cell`      the commit
+
+A commit that fails is no failure of the cell: the user is told, and the next one tries again.
+
+Threads: the main thread, but `note_code` and `suspect_all`, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import threading
+import types
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from traitlets import Bool, Enum, Unicode
+from traitlets.config import LoggingConfigurable
+
+from ..exceptions import TimelineNotAvailable
+from ..state.libraries import builtin_participants
+from ..state.liverefs import LiveReferences
+from ..state.process import Participants
+from ..state.tracker import Tracker
+from ..state.view import NamespaceView
+from .commit import CellInfo, Commit
+from .sessions import SessionStore, open_store
+from .store import Durability, Store
+from .timeline import Restored, Timeline
+from .transaction import POLICIES, Policy, policy_named
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a cell.
+
+    Attributes:
+        policy: the one that held.
+        commit: number of its commit; None if it has none.
+        restored: the rollback; None if there was none.
+    """
+
+    policy: Policy
+    commit: int | None = None
+    restored: Restored | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return ``execute_reply.metadata.savepoint.transaction``."""
+        if self.restored is None:
+            outcome = "committed" if self.commit is not None else "not_committed"
+            return {"policy": self.policy.value, "outcome": outcome}
+        return {
+            "policy": self.policy.value,
+            "outcome": "rolled_back",
+            "changed": sorted({*self.restored.changed, *self.restored.removed}),
+            "restored": list(self.restored.changed),
+            "removed": list(self.restored.removed),
+            "unrestorable": dict(self.restored.unrestorable),
+        }
+
+
+class Savepoints(LoggingConfigurable):
+    """Commits of the cells of a kernel."""
+
+    enabled = Bool(True, help="Commit every cell. Without it there is no undo.").tag(config=True)
+    transaction = Enum(
+        POLICIES,
+        default_value=Policy.COMMIT_ALWAYS.value,
+        help="""What becomes of a cell's effects: commit_always; rollback_on_failure (an error, an
+        interrupt or a timeout undoes the cell); rollback_always; explicit (%begin, %commit and
+        %rollback decide). A cell's metadata and %%transaction go before it.""",
+    ).tag(config=True)
+    verify = Enum(
+        ["touched", "all"],
+        default_value="touched",
+        help="""After a cell, look at what its code can have touched, or at all names (about 0.1 s
+        per gigabyte).""",
+    ).tag(config=True)
+    durability = Enum(
+        ["async", "sync", "memory"],
+        default_value="async",
+        help="""async: a commit is on disk at most a second after the cell, and at the end. sync:
+        before the next cell. memory: never; it ends with the kernel.""",
+    ).tag(config=True)
+    session = Unicode(
+        help="""Name of the session, a directory of the store. Default: the notebook's path where
+        the server tells it, else one for each kernel, restarts included."""
+    ).tag(config=True)
+    directory = Unicode(
+        help="Where sessions are kept. Default: savepoint/sessions in the Jupyter data directory."
+    ).tag(config=True)
+    restore_on_start = Bool(
+        False, help="Restore the newest commit of the session when the kernel starts."
+    ).tag(config=True)
+
+    def __init__(
+        self, shell: Any, connection_key: bytes, notice: Callable[[str], None], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self._shell = shell
+        self._connection_key = connection_key
+        self._notice = notice
+        self._timeline: Timeline | None = None
+        self._session_store: SessionStore | None = None
+        self._failed: str | None = None
+        self._our_threads: set[threading.Thread] = set()
+        self.view = NamespaceView(shell)
+        self.navigated = False
+        """True if the running cell moved HEAD: it is no change of its own then."""
+
+    # -- life
+
+    @property
+    def timeline(self) -> Timeline:
+        """The timeline; opened when first asked for.
+
+        Raises:
+            TimelineNotAvailable: it is switched off, or could not be opened.
+        """
+        if not self.enabled:
+            raise TimelineNotAvailable("the timeline is switched off (Savepoints.enabled)")
+        if self._timeline is None:
+            self._open()
+        if self._timeline is None:
+            raise TimelineNotAvailable(f"there is no timeline: {self._failed}")
+        return self._timeline
+
+    @property
+    def available(self) -> bool:
+        """True while cells are committed."""
+        return self.enabled and (self._timeline is not None or self._failed is None)
+
+    def start(self) -> None:
+        """Open the timeline, and restore the session if that is asked for."""
+        assert threading.current_thread() is threading.main_thread()
+        if not self.enabled or self._timeline is not None:
+            return
+        self._open()
+        if self._timeline is not None and self.restore_on_start and self._timeline.previous:
+            try:
+                self._timeline.checkout(self._timeline.previous)
+            except Exception as error:
+                self._report("The session could not be restored", error)
+
+    def _open(self) -> None:
+        if not self.enabled or self._failed is not None:
+            return
+        try:
+            self._session_store, notices = open_store(
+                self.directory,
+                self.session,
+                self._connection_key,
+                cast(Durability, self.durability),
+            )
+            for notice in (*notices, *(f"{note}\n" for note in self.store.notes)):
+                self._notice(notice)
+            references = LiveReferences()
+            tracker = Tracker(
+                self.view.namespace,
+                self._compile_cell,
+                references,
+                self._shell.interrupts.raising,
+            )
+            self.participants = Participants(builtin_participants())
+            self._timeline = Timeline(
+                self.view,
+                tracker,
+                self.participants,
+                self._session_store.store,
+                references,
+                self._shell.interrupts.held,
+            )
+            self._our_threads = set(threading.enumerate())
+        except Exception as error:
+            self._failed = str(error)
+            self._report("There will be no timeline", error)
+
+    def flush(self) -> None:
+        """Wait until all commits are on disk. Any thread."""
+        if self._session_store is not None:
+            self._session_store.store.flush()
+
+    def close(self, restart: bool) -> None:
+        """Commit and write what is left."""
+        if self._session_store is not None:
+            kept = restart or (self._timeline is not None and bool(self._timeline.checkpoints))
+            self._session_store.close(keep=kept)
+            self._timeline = self._session_store = None
+            self._failed = "the kernel is shutting down"
+
+    @property
+    def store(self) -> Store:
+        """The store behind the timeline."""
+        assert self._session_store is not None
+        return self._session_store.store
+
+    @property
+    def location(self) -> Path:
+        """The directory of the store."""
+        assert self._session_store is not None
+        return self._session_store.directory
+
+    @property
+    def next_commit(self) -> int | None:
+        """Number of the commit that the running cell will make; None if there will be none."""
+        return self.timeline.next_number() if self.available else None
+
+    # -- cells
+
+    def policy_for(self, metadata: Mapping[str, Any], code: str) -> Policy:
+        """Return the policy of a cell.
+
+        Args:
+            metadata: ``metadata.savepoint`` of the request.
+            code: the cell, which may begin with ``%%transaction``.
+
+        Raises:
+            ValueError: there is no such policy.
+        """
+        words = code.lstrip().partition("\n")[0].split()
+        if words and words[0] == "%%transaction":
+            return policy_named(words[1] if words[1:] else Policy.ROLLBACK_ON_FAILURE.value)
+        return policy_named(metadata.get("transaction", self.transaction))
+
+    def begin_cell(self, policy: Policy) -> None:
+        """Get ready for a cell that may have to be rolled back."""
+        self.navigated = False
+        self._suspect_what_runs_outside()
+        if policy.may_roll_back:
+            self.timeline.prepare_rollback()
+
+    def note_code(self, code: types.CodeType) -> None:
+        """Take note of code that a cell runs, or is about to run."""
+        if self._timeline is not None:
+            self._timeline.note_code(code)
+
+    def note_expression(self, expression: str) -> None:
+        """Take note of an expression that is evaluated in the namespace."""
+        with suppress(SyntaxError, ValueError):  # which evaluating it reports
+            self.note_code(compile(expression, "<expression>", "eval", dont_inherit=True))
+
+    def suspect_all(self, reason: str) -> None:
+        """Take note that something ran outside cells."""
+        if self._timeline is not None:
+            self._timeline.suspect_all(reason)
+
+    def roll_back(self, policy: Policy) -> Outcome:
+        """Undo the cell that has just ended."""
+        restored = self.timeline.roll_back()
+        self.timeline.forget_suspects()
+        return Outcome(policy, restored=restored)
+
+    def end_cell(self, cell: CellInfo) -> Commit | None:
+        """Commit the cell that has ended; raises neither an Exception nor KeyboardInterrupt."""
+        if not self.available:
+            return None
+        self._shell.interrupts.forget()  # one that came too late for the cell is not for this
+        try:
+            self._suspect_what_runs_outside()
+            self._tell_of_losses()
+            commit = self.timeline.commit(
+                "cell", cell, full=self.verify == "all", only_changes=self.navigated
+            )
+            self.timeline.forget_suspects()
+        except Exception as error:
+            self._report("This cell could not be committed", error)
+            return None
+        except KeyboardInterrupt:
+            self._shell.interrupts.disarm()
+            self.suspect_all("a commit was interrupted")
+            names = ", ".join(sorted(self.timeline.saving))
+            self._notice(
+                f"The commit of this cell was interrupted while {names} was being saved. The next "
+                "cell's commit will have what this one did. If saving it never ends, delete it\n"
+            )
+            return None
+        return commit
+
+    def _tell_of_losses(self) -> None:
+        """Say what the disk did not take; the next commit stores all it needs."""
+        losses = self.store.take_losses()
+        if losses:
+            self.timeline.store_again()
+            self._notice(
+                f"{len(losses)} pieces of earlier commits could not be written to "
+                f"{self.location}: {losses[-1].reason}. The next commit has everything again\n"
+            )
+
+    def _suspect_what_runs_outside(self) -> None:
+        if self._timeline is None:
+            return
+        for thread in threading.enumerate():
+            if thread not in self._our_threads and not hasattr(thread, "pydev_do_not_trace"):
+                self._timeline.suspect_all(f"the thread {thread.name!r} may change anything")
+        for task in asyncio.all_tasks(asyncio.get_event_loop_policy().get_event_loop()):
+            frame = getattr(task.get_coro(), "cr_frame", None)
+            if frame is not None and frame.f_globals is self._shell.user_ns:
+                self._timeline.suspect_all(f"the task {task.get_name()!r} may change anything")
+
+    def _compile_cell(self, text: str) -> types.CodeType | None:
+        try:
+            transformed = self._shell.transform_cell(text)
+            code: types.CodeType = compile(
+                transformed, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+            )
+        except Exception:  # transformers are users' code, too
+            return None
+        return code
+
+    def _report(self, what: str, error: Exception) -> None:
+        self.log.exception(what)
+        self._notice(f"{what}: {type(error).__name__}: {error}\n")

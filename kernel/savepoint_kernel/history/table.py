@@ -1,0 +1,180 @@
+"""The state of a namespace as chunks: which name has which image.
+
+A table is complete, but most of it is shared with the commit before: co-variables are spread over
+buckets by the hash of their first name, each bucket is one chunk, and a chunk that is in the store
+already is not stored again. A cell that changes one of 300 names writes about 5 kB.
+
+    manifest --> bucket, bucket, ...     JSON: co-variables with names, ranks, runs
+                   '--> run              of more than `INLINE` pieces: a chunk of its own
+                          '--> piece     bytes of a pickle or of a buffer
+
+Ranks are the order of the names: the dict they came from had them in ascending order.
+
+Threads: any.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from ..exceptions import CorruptStore
+from ..state.fingerprint import Get, Image, Piece, Put
+from ..state.tracker import Dropped, Group
+
+INLINE = 8
+"""Pieces that a bucket holds itself."""
+
+PER_BUCKET = 32
+"""Co-variables in a bucket, on average, at most."""
+
+_PIECE = struct.Struct("<16sI32s")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A namespace.
+
+    Attributes:
+        groups: its co-variables.
+        ranks: a number for each name; of variables, ascending in their order, and so of outputs.
+    """
+
+    groups: tuple[Group, ...]
+    ranks: Mapping[str, int]
+
+
+class TableWriter:
+    """Stores tables, of which most is the same each time.
+
+    Args:
+        put: stores a chunk unless it is there, and returns its address.
+    """
+
+    def __init__(self, put: Put) -> None:
+        self._put = put
+        self._entries: dict[int, _Entry] = {}
+        self._buckets: dict[bytes, bytes] = {}
+        self._ranks: Mapping[str, int] = {}
+
+    def write(self, table: Table) -> list[bytes]:
+        """Store a table; returns the addresses of its buckets."""
+        count = 1
+        while count * PER_BUCKET < len(table.groups):
+            count *= 2  # by steps, so that buckets seldom move
+        moved = {name for name, _ in self._ranks.items() ^ table.ranks.items()}
+        self._ranks = table.ranks
+        buckets: list[list[_Entry]] = [[] for _ in range(count)]
+        entries: dict[int, _Entry] = {}
+        for group in table.groups:
+            entry = self._entries.get(id(group))
+            if entry is None or not moved.isdisjoint(group.all_names):
+                entry = self._entry(group, table.ranks)
+            entries[id(group)] = entry
+            buckets[entry.hash % count].append(entry)
+        self._entries = entries
+        texts = [_joined(bucket) for bucket in buckets]
+        self._buckets = {
+            text: self._buckets.get(text) or self._put(memoryview(text)) for text in texts
+        }
+        return [self._buckets[text] for text in texts]
+
+    def _entry(self, group: Group, ranks: Mapping[str, int]) -> _Entry:
+        runs = () if group.image is None else group.image.runs
+        encoded = {
+            "names": sorted(group.names),
+            "ranks": {name: ranks[name] for name in sorted(group.all_names)},
+            "runs": [self._run(run) for run in runs],
+            "dropped": {
+                name: (dropped.type, dropped.reason, dropped.key)
+                for name, dropped in sorted(group.dropped.items())
+            },
+        }
+        first = min(group.all_names).encode("utf-8", "surrogatepass")
+        text = json.dumps(encoded, separators=(",", ":"))
+        return _Entry(group, first, zlib.crc32(first), text)
+
+    def _run(self, pieces: tuple[Piece, ...]) -> dict[str, str]:
+        if len(pieces) == 1 and pieces[0].data is not None:
+            return {"whole": binascii.b2a_base64(pieces[0].data, newline=False).decode()}
+        pieces = tuple(self._stored(piece) for piece in pieces)
+        packed = b"".join(_PIECE.pack(piece.digest, piece.size, piece.address) for piece in pieces)
+        if len(pieces) > INLINE:
+            return {"chunk": self._put(memoryview(packed)).hex()}
+        return {"pieces": binascii.b2a_base64(packed, newline=False).decode()}
+
+    def _stored(self, piece: Piece) -> Piece:
+        """Return the piece with an address: the last one of a run may be short."""
+        if piece.data is None:
+            return piece
+        return Piece(piece.digest, piece.size, self._put(memoryview(piece.data)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    group: Group  # kept, so that its id stays its own
+    first: bytes
+    hash: int
+    text: str
+
+
+def _joined(bucket: list[_Entry]) -> bytes:
+    bucket.sort(key=attrgetter("first"))
+    return f"[{','.join(entry.text for entry in bucket)}]".encode()
+
+
+def read(addresses: Iterable[bytes], get: Get) -> Table:
+    """Read a table back.
+
+    Raises:
+        CorruptStore: it is none.
+    """
+    groups: list[Group] = []
+    ranks: dict[str, int] = {}
+    for address in addresses:
+        for entry in _decoded(get(address)):
+            try:
+                image = None
+                if entry["runs"]:
+                    stream, *buffers = (tuple(_pieces(run, get)) for run in entry["runs"])
+                    image = Image(stream, tuple(buffers))
+                dropped = {name: Dropped(*dropped) for name, dropped in entry["dropped"].items()}
+                groups.append(Group(image, frozenset(entry["names"]), dropped))
+                ranks.update(entry["ranks"])
+            except (KeyError, TypeError, ValueError, struct.error) as error:
+                raise CorruptStore(f"a table of names can't be read: {error!r}") from error
+    return Table(tuple(groups), ranks)
+
+
+def references(addresses: Iterable[bytes], get: Get) -> Iterator[bytes]:
+    """Yield the address of every chunk that a table needs."""
+    for address in addresses:
+        yield address
+        for entry in _decoded(get(address)):
+            for run in entry["runs"]:
+                if "chunk" in run:
+                    yield binascii.unhexlify(run["chunk"])
+                yield from (piece.address for piece in _pieces(run, get) if piece.address)
+
+
+def _pieces(run: Mapping[str, str], get: Get) -> Iterator[Piece]:
+    if "whole" in run:
+        yield Piece.whole(binascii.a2b_base64(run["whole"]))
+        return
+    if "chunk" in run:
+        packed = get(binascii.unhexlify(run["chunk"]))
+    else:
+        packed = binascii.a2b_base64(run["pieces"])
+    for digest, size, address in _PIECE.iter_unpack(packed):
+        yield Piece(digest, size, address)
+
+
+def _decoded(data: bytes) -> list[dict[str, Any]]:
+    decoded: list[dict[str, Any]] = json.loads(data)
+    return decoded

@@ -1,0 +1,509 @@
+"""The timeline: a commit after every cell, and ways back to any of them.
+
+    cell --> `Timeline.note_code` --> `Timeline.commit` --> look, store what is new, one commit
+    undo, redo, restore --> `Timeline.checkout` --> load what differs, then bind: all or nothing
+
+HEAD is the commit the namespace was last equal to. A checkout moves it; the next commit is a child
+of it, on a branch of its own if HEAD has a child on this branch already.
+
+What ran outside cells (widget callbacks, threads, tasks) is not analysed: it makes every name
+suspect (`suspect_all`), and the next look finds what it did.
+
+Threads: the main thread, between cells or in a cell that calls one of these methods.
+"""
+
+from __future__ import annotations
+
+import time
+import types
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..exceptions import CheckpointNotFound
+from ..serialize.pickler import dumps
+from ..serialize.portable import loads
+from ..state.inplace import Anchors, anchor
+from ..state.liverefs import LiveReferences
+from ..state.namespace import Uses
+from ..state.process import Failure, Participants, ProcessState
+from ..state.tracker import Group, Look, Tracker, measure
+from ..state.view import NamespaceView, is_output, is_variable
+from .commit import CellInfo, Commit, decode
+from .staging import Staging, load, same_object
+from .store import Store
+from .table import Table, TableWriter
+from .table import read as read_table
+
+MAIN = "main"
+"""Name of the first branch."""
+
+_HEAD, _TAG, _BRANCH = "HEAD", "tag:", "branch:"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a checkout did.
+
+    Attributes:
+        commit: the commit whose state it is now.
+        changed: names that are bound, or bound to something else, than before.
+        removed: names that were unbound.
+        unrestorable: why names or process state are not as in the commit.
+    """
+
+    commit: Commit
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    unrestorable: Mapping[str, str]
+
+
+class Timeline:
+    """The commits of one session.
+
+    Args:
+        view: the namespace.
+        tracker: finds what has changed in it.
+        participants: process state that goes with it.
+        store: where commits go.
+        references: the values that commits don't have.
+        hold: keeps interrupts back while the namespace is changed.
+    """
+
+    def __init__(
+        self,
+        view: NamespaceView,
+        tracker: Tracker,
+        participants: Participants,
+        store: Store,
+        references: LiveReferences,
+        hold: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._hold = hold
+        self._references = references
+        self._view = view
+        self._tracker = tracker
+        self._participants = participants
+        self._store = store
+        self._tables = TableWriter(self._store.put)
+        self._commits: dict[int, Commit] = {}
+        self._ids: dict[int, bytes] = {}
+        self._ranks: dict[str, int] = {}
+        self._undone: list[int] = []
+        self._anchors: dict[int, tuple[Group, Anchors]] = {}
+        self._codes: list[types.CodeType] = []
+        self._suspects = Uses(frozenset())
+        self._process = participants.capture()
+        self._process_addresses: dict[str, str] = {}
+        self.branch = MAIN
+        self._head: Commit | None = None
+        for record in store.commits():
+            commit = decode(record.manifest)
+            self._commits[commit.number] = commit
+            self._ids[commit.number] = record.id
+        self._by_id = {known: number for number, known in self._ids.items()}
+        self.previous = self._refs(_HEAD).get("")
+        """Where another process with this session left off."""
+        self.commit("start", full=True)
+
+    # -- what happened since the last commit
+
+    def note_code(self, code: types.CodeType) -> None:
+        """Take note of code of a cell that runs."""
+        self._codes.append(code)
+
+    def suspect_all(self, reason: str) -> None:
+        """Take note that something ran that no analysis sees."""
+        self._suspects = Uses(frozenset(), reason)
+
+    def _take_suspects(self) -> Uses:
+        if self._suspects.defeat is not None:
+            return self._suspects
+        return self._tracker.uses(self._codes)
+
+    def forget_suspects(self) -> None:
+        """Take note that all that ran is over, and committed or rolled back."""
+        self._codes.clear()
+        self._suspects = Uses(frozenset())
+
+    # -- commits
+
+    @property
+    def head(self) -> Commit:
+        """The commit the namespace was last equal to."""
+        assert self._head is not None
+        return self._head
+
+    @property
+    def saving(self) -> frozenset[str]:
+        """The names being saved, or saved last."""
+        return self._tracker.saving
+
+    @property
+    def commits(self) -> list[Commit]:
+        """All commits, oldest first."""
+        return list(self._commits.values())
+
+    def next_number(self) -> int:
+        """Return the number the next commit will have."""
+        return next(reversed(self._commits), 0) + 1
+
+    def commit(
+        self,
+        kind: str,
+        cell: CellInfo | None = None,
+        message: str = "",
+        *,
+        full: bool = False,
+        only_changes: bool = False,
+    ) -> Commit | None:
+        """Commit what has changed.
+
+        Args:
+            kind: see `Commit.kind`.
+            cell: the cell that has ended.
+            message: what the user says about it.
+            full: look at every name.
+            only_changes: make no commit if nothing has changed.
+        """
+        began = time.perf_counter()
+        stored = self._store.stats().stored_bytes
+        suspects = Uses(frozenset(), "asked for") if full else self._take_suspects()
+        view = self._view.read()
+        look = self._tracker.look(view, suspects, self._store.put)
+        process = self._participants.capture()
+        process_changed = Participants.changed(self._process, process)
+        ranks = self._rank(view)
+        reordered = ranks != self._ranks
+        before = self._tracker.names
+        changes = {name for group in (*look.new, *look.gone) for name in group.all_names}
+        changed = any(not is_output(name) for name in changes - look.relinked)
+        if only_changes and not changed and not process_changed and not reordered:
+            return None  # what a front end displays is no change to come back to
+        self._adopt(look)
+        self._ranks = ranks
+        if process_changed or process.tokens.keys() != self._process_addresses.keys():
+            self._process_addresses = self._store_process(process)
+        self._process = process
+        names_changed = {name for group in look.new for name in group.all_names} - look.relinked
+        groups = tuple(self._tracker.groups)
+        dropped = {
+            name: f"{reason.type}: {reason.reason}"
+            for group in groups
+            if group.dropped
+            for name, reason in group.dropped.items()
+        }
+        commit = Commit(
+            number=self.next_number(),
+            parent=None if self._head is None else self._head.number,
+            time=time.time(),
+            branch=self._branch_to_commit_on(),
+            kind=kind,
+            cell=cell,
+            message=message,
+            added=tuple(name for name in view if name not in before),
+            changed=tuple(name for name in view if name in names_changed and name in before),
+            removed=tuple(sorted(before - view.keys())),
+            process_changed=tuple(process_changed),
+            dropped=dropped,
+            stored_bytes=0,
+            ms=0.0,
+            verified="touched" if look.defeat is None else "full",
+            buckets=tuple(address.hex() for address in self._tables.write(Table(groups, ranks))),
+            process=self._process_addresses,
+        )
+        commit = replace(
+            commit,
+            stored_bytes=self._store.stats().stored_bytes - stored,
+            ms=round((time.perf_counter() - began) * 1000, 3),
+        )
+        self._add(commit)
+        return commit
+
+    def _add(self, commit: Commit) -> None:
+        parent = None if commit.parent is None else self._ids[commit.parent]
+        # A process that has only started is nothing to come back to.
+        refs = () if commit.kind == "start" else (_HEAD, _BRANCH + commit.branch)
+        made = self._store.commit(commit.encode(), parent=parent, refs=refs)
+        self._commits[commit.number] = commit
+        self._ids[commit.number] = made
+        self._by_id[made] = commit.number
+        if _says_something(commit):
+            self._undone.clear()
+        self.branch = commit.branch
+        self._head = commit
+
+    def _adopt(self, look: Look) -> None:
+        self._tracker.adopt(look)
+        # Equal values may be other objects than before.
+        for group in (*look.seen, *look.gone):
+            self._anchors.pop(id(group), None)
+
+    def store_again(self) -> None:
+        """Have the next commit store everything: pieces of earlier ones were lost."""
+        self._tracker.forget_images()
+        self._tables = TableWriter(self._store.put)
+        self._process = ProcessState()
+        self.suspect_all("what was stored was lost")
+
+    def _rank(self, view: Mapping[str, Any]) -> dict[str, int]:
+        """Number the names so that variables have ascending numbers, and outputs of their own.
+
+        Most keep the number they have; a name that has moved gets a new one.
+        """
+        ranks: dict[str, int] = {}
+        top = max(self._ranks.values(), default=-1)
+        last = {True: -1, False: -1}
+        for name in view:
+            rank, of_kind = self._ranks.get(name, -1), is_variable(name)
+            if rank <= last[of_kind]:
+                top += 1
+                rank = top
+            ranks[name] = last[of_kind] = rank
+        return ranks
+
+    def _store_process(self, state: ProcessState) -> dict[str, str]:
+        addresses = {}
+        for name, token in state.tokens.items():
+            try:
+                data, buffers = dumps(token, self._view.namespace)
+            except Exception:
+                continue  # restore() says that there is none
+            if not buffers:
+                addresses[name] = self._store.put(memoryview(data)).hex()
+        return addresses
+
+    def begin_branch(self, name: str) -> None:
+        """Let the next commits go on a branch of their own."""
+        self._store.set_ref(_BRANCH + name, self._ids[self.head.number])
+        self.branch = name
+
+    def _branch_to_commit_on(self) -> str:
+        """Return the current branch, or a new one if HEAD is not its tip."""
+        tip = self._store.refs().get(_BRANCH + self.branch)
+        if tip is None or (self._head is not None and tip == self._ids[self._head.number]):
+            return self.branch
+        return f"{self.branch.partition('~')[0]}~{self.next_number()}"
+
+    # -- names for commits
+
+    @property
+    def branches(self) -> dict[str, Commit]:
+        """The newest commit of each branch."""
+        return self._refs(_BRANCH)
+
+    @property
+    def checkpoints(self) -> dict[str, Commit]:
+        """The named commits."""
+        return self._refs(_TAG)
+
+    def _refs(self, prefix: str) -> dict[str, Commit]:
+        return {
+            name[len(prefix) :]: self._commits[self._by_id[made]]
+            for name, made in self._store.refs().items()
+            if name.startswith(prefix) and made in self._by_id
+        }
+
+    def name(self, name: str, commit: Commit) -> None:
+        """Give a commit a name, which another one may have had."""
+        self._store.set_ref(_TAG + name, self._ids[commit.number])
+
+    def find(self, wanted: str) -> Commit:
+        """Return a commit by name, branch or number.
+
+        Raises:
+            CheckpointNotFound: there is none.
+        """
+        found = self.checkpoints.get(wanted) or self.branches.get(wanted)
+        if found is None and wanted.isdigit():
+            found = self._commits.get(int(wanted))
+        if found is None:
+            names = ", ".join(sorted({*self.checkpoints, *self.branches})) or "none"
+            raise CheckpointNotFound(
+                f"there is no checkpoint, branch or commit {wanted!r}; names: {names}; "
+                f"numbers: 1 to {self.next_number() - 1}. %timeline lists them"
+            )
+        return found
+
+    # -- ways back
+
+    def undo(self, count: int = 1) -> Restored:
+        """Go back ``count`` cells that changed something besides their output.
+
+        Raises:
+            CheckpointNotFound: there are not as many.
+        """
+        self._commit_what_is_outside()
+        target: Commit | None = self.head
+        left = count
+        while target is not None and left:
+            left -= _says_something(target)
+            target = None if target.parent is None else self._commits.get(target.parent)
+        if target is None:
+            raise CheckpointNotFound(
+                f"there are no {count} cells to undo" if count > 1 else "there is nothing to undo"
+            )
+        undone, branch = [*self._undone, self.head.number], self.branch
+        restored = self.checkout(target)
+        self._undone, self.branch = undone, branch
+        return restored
+
+    def redo(self) -> Restored:
+        """Go to where the latest undo came from.
+
+        Raises:
+            CheckpointNotFound: nothing was undone since the last commit.
+        """
+        self._commit_what_is_outside()
+        if not self._undone:
+            raise CheckpointNotFound("there is nothing to redo: no undo since the last commit")
+        undone = self._undone[:-1]
+        restored = self.checkout(self._commits[self._undone[-1]])
+        self._undone = undone
+        return restored
+
+    def prepare_rollback(self) -> None:
+        """Get ready to undo what comes next: commit what is outside, note which objects are which.
+
+        Unlike a commit's, the state before a cell that is rolled back is that of the very objects.
+        """
+        if self._suspects.defeat is not None or self._codes:
+            self.commit("outside", only_changes=True)
+            self.forget_suspects()
+        view = self._view.read()
+        known = {id(group): group for group in self._tracker.groups}
+        self._anchors = {key: kept for key, kept in self._anchors.items() if key in known}
+        for key, group in known.items():
+            if key not in self._anchors:
+                values = {name: view[name] for name in group.names}
+                self._anchors[key] = group, anchor(values, self._view.namespace)
+
+    def roll_back(self) -> Restored:
+        """Undo what happened since `prepare_rollback`, after a look at every name."""
+        view = self._view.read()
+        touched = self._tracker.reached(view, self._take_suspects())
+        look = self._tracker.look(view, Uses(frozenset(), "rollback"), measure)
+        differing = {id(group): group for group in look.gone}
+        for key, (group, anchors) in self._anchors.items():
+            if not (_are_bound(anchors, view) and self._are_live(group, view)):
+                differing[key] = group
+        staging = self._staging()
+        for key, group in differing.items():
+            staging.add(group, self._anchors[key][1])
+        names = {name for group in differing.values() for name in group.all_names}
+        removed = view.keys() - self._tracker.names
+        with self._hold():
+            values = staging.apply(value for name, value in view.items() if name not in names)
+            self._view.write(values, removed, sorted(self._ranks, key=self._ranks.__getitem__))
+            for failure in self._participants.restore(self._process):
+                staging.unrestorable[failure.name] = failure.reason
+            self._settle(values, self._ranks)
+        for group in self._tracker.groups:
+            for name in group.dropped.keys() & touched:
+                staging.unrestorable.setdefault(name, same_object(group.dropped[name]))
+        return Restored(
+            self.head, tuple(sorted(values)), tuple(sorted(removed)), staging.unrestorable
+        )
+
+    def checkout(self, target: Commit, names: Iterable[str] | None = None) -> Restored:
+        """Make the namespace equal to a commit; what is equal already is left alone.
+
+        Args:
+            target: the commit.
+            names: take only these from it, and leave all others and HEAD as they are.
+
+        Raises:
+            CheckpointNotFound: the commit has no such name.
+            UnrestorableState: a value could not be loaded; nothing was changed.
+        """
+        table = self.table(target)
+        view = self._view.read()
+        look = self._tracker.look(view, Uses(frozenset(), "checkout"), self._store.put)
+        self._adopt(look)
+        wanted = set(table.ranks) if names is None else set(names)
+        unknown = wanted - table.ranks.keys()
+        if unknown:
+            raise CheckpointNotFound(f"commit {target.number} has no {', '.join(sorted(unknown))}")
+        now = {name: group for group in self._tracker.groups for name in group.all_names}
+        differing = [
+            group
+            for group in table.groups
+            if group.all_names & wanted and now.get(next(iter(group.all_names))) != group
+        ]
+        staging = self._staging()
+        for group in differing:
+            staging.add(group)
+        names_differing = {name for group in differing for name in group.all_names}
+        others = (value for name, value in view.items() if name not in names_differing)
+        unrestorable = {n: reason for n, reason in staging.unrestorable.items() if n in wanted}
+        removed = set(view) - table.ranks.keys() if names is None else set()
+        order = sorted(table.ranks, key=table.ranks.__getitem__) if names is None else list(view)
+        with self._hold():
+            values = {n: value for n, value in staging.apply(others).items() if n in wanted}
+            self._view.write(values, removed, order)
+            if names is None:
+                unrestorable |= self._restore_process(target)
+                self._settle(values, table.ranks)
+                self._head, self.branch = target, target.branch
+                self._store.set_ref(_HEAD, self._ids[target.number])
+        return Restored(target, tuple(sorted(values)), tuple(sorted(removed)), unrestorable)
+
+    def _settle(self, values: Mapping[str, Any], ranks: Mapping[str, int]) -> None:
+        """Take what was just restored for the known state."""
+        view = self._view.read()
+        look = self._tracker.look(view, Uses(frozenset(values)), self._store.put)
+        self._adopt(look)
+        self._ranks = self._rank(view) if self._ranks.keys() != ranks.keys() else dict(ranks)
+        self._process = self._participants.capture()
+        self._undone.clear()
+
+    def table(self, commit: Commit) -> Table:
+        """Return what a commit holds."""
+        return read_table(map(bytes.fromhex, commit.buckets), self._store.get)
+
+    def load(self, group: Group) -> dict[str, Any]:
+        """Make the saved values of a co-variable anew; nothing that exists is touched.
+
+        Raises:
+            UnrestorableState: that is not possible here.
+        """
+        return load(group, self._view.namespace, self._store.get).values
+
+    def _staging(self) -> Staging:
+        return Staging(self._view.namespace, self._store.get, self._references)
+
+    def _are_live(self, group: Group, view: Mapping[str, Any]) -> bool:
+        """Tell whether names that are not saved stand for the objects they stood for."""
+        return all(
+            view.get(name) is self._references.get(dropped.key)
+            for name, dropped in group.dropped.items()
+        )
+
+    def _restore_process(self, target: Commit) -> dict[str, str]:
+        tokens: dict[str, Any] = {}
+        failures: list[Failure] = []
+        for name, address in target.process.items():
+            try:
+                tokens[name] = loads(self._store.get(bytes.fromhex(address)), self._view.namespace)
+            except Exception as error:
+                failures.append(Failure(name, f"{type(error).__name__}: {error}"))
+        failures += self._participants.restore(ProcessState(tokens))
+        return {failure.name: failure.reason for failure in failures}
+
+    def _commit_what_is_outside(self) -> None:
+        """Keep what no commit has yet, so that a way back leads to it."""
+        self.commit("outside", full=True, only_changes=True)
+
+
+def _are_bound(anchors: Anchors, view: Mapping[str, Any]) -> bool:
+    """Tell whether names stand for the objects they stood for, as far as these live."""
+    alive = anchors.alive()
+    return all(
+        alive[at] is None or alive[at] is view.get(name) for name, at in anchors.roots.items()
+    )
+
+
+def _says_something(commit: Commit) -> bool:
+    names = (*commit.added, *commit.changed, *commit.removed)
+    return bool(commit.process_changed) or any(not is_output(name) for name in names)

@@ -1,0 +1,444 @@
+"""Commits, and the ways back: magics, API and control requests, on a real kernel."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .harness import Kernel, Message, start_kernel
+
+
+def ask(kernel: Kernel, what: str, **content: object) -> Message:
+    """Send a control request; returns the content of its reply."""
+    msg_id = kernel.send(f"savepoint_{what}_request", content, channel="control")
+    return kernel.reply(msg_id, channel="control")["content"]
+
+
+def commits(kernel: Kernel) -> list[Message]:
+    reply = ask(kernel, "timeline", settled=True)
+    assert reply["status"] == "ok", reply
+    return reply["commits"]
+
+
+def last_commit(kernel: Kernel) -> Message:
+    return commits(kernel)[-1]
+
+
+def shown(kernel: Kernel, code: str) -> str:
+    """Run a magic; returns what it displays as text."""
+    result = kernel.ok(code)
+    return "\n".join(m["content"]["data"]["text/plain"] for m in result.of("display_data"))
+
+
+def usage_error(kernel: Kernel, code: str) -> str:
+    result = kernel.run(code)
+    assert result.content["ename"] == "UsageError", result.content
+    return result.content["evalue"]
+
+
+def test_commit_says_what_the_cell_changed(kernel):
+    kernel.ok("old = [1]; gone = 2")
+    reply = kernel.ok("new = 1\nold.append(2)\ndel gone").reply
+    commit = last_commit(kernel)
+    assert (commit["added"], commit["changed"], commit["removed"]) == (["new"], ["old"], ["gone"])
+    assert commit["number"] == reply["metadata"]["savepoint"]["commit"]
+    assert commit["cell"]["text"].startswith("new = 1")
+    assert commit["verified"] == "touched"
+
+
+def test_change_through_another_name_is_seen(kernel):
+    kernel.ok("a = [[]]; b = a[0]; c = 1")
+    kernel.ok("b.append(1)")
+    assert set(last_commit(kernel)["changed"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("setup", "code"),
+    {
+        "function": ("x = []\ndef f(): x.append(1)", "f()"),
+        "function of a function": ("x = []\ndef g(): x.append(1)\ndef f(): g()", "f()"),
+        "default": ("x = []\ndef f(q=x): q.append(1)", "f()"),
+        "closure": ("x = []\ndef make(q):\n    return lambda: q.append(1)\nf = make(x)", "f()"),
+        "method": (
+            "x = []\nclass C:\n    def m(self): x.append(1)\no = C()",
+            "o.m()",
+        ),
+        "property": (
+            "x = []\nclass C:\n    @property\n    def p(self): x.append(1)\no = C()",
+            "o.p",
+        ),
+        "instance in a list": (
+            "x = []\nclass C:\n    def __init__(self): self.v = x\nl = [C()]",
+            "l[0].v.append(1)",
+        ),
+        "class body": ("x = []", "class D:\n    x.append(1)"),
+        "globals": ("x = []", "globals().get('x').append(1)"),
+        "exec": ("x = []", "exec('x.append(1)')"),
+        "vars": ("x = []", "vars()['x'].append(1)"),
+        "frame": ("x = []", "import sys\nsys._getframe().f_globals['x'].append(1)"),
+        "shell": ("x = []", "get_ipython().user_ns['x'].append(1)"),
+        "main": ("x = []", "import __main__\n__main__.x.append(1)"),
+        "magic": ("x = []", "%time x.append(1)"),
+        "cell magic": ("x = []", "%%time\nx.append(1)"),
+        "comprehension": ("x = []", "[x.append(i) for i in range(2)]"),
+        "output": ("x = []\nx", "_.append(1)"),
+        "thread": (
+            "x = []\nimport threading\ngo = threading.Event(); done = threading.Event()\n"
+            "def work():\n    go.wait(); x.append(1); done.set(); stop.wait()\n"
+            "stop = threading.Event()\nthreading.Thread(target=work, daemon=True).start()",
+            "go.set(); done.wait()",
+        ),
+        "dict": ("x = {}", "x['k'] = 1"),
+        "set": ("x = set()", "x.add(1)"),
+        "deque": ("from collections import deque\nx = deque()", "x.append(1)"),
+        "bytearray": ("x = bytearray(2)", "x[0] = 1"),
+        "array.array": ("import array\nx = array.array('d', [0])", "x[0] = 1"),
+        "slots": ("class S:\n    __slots__ = ('v',)\nx = S()", "x.v = 1"),
+        "dataclass": (
+            "from dataclasses import dataclass\n@dataclass\nclass P:\n    v: int\nx = P(0)",
+            "x.v = 1",
+        ),
+        "numpy": ("import numpy as np\nx = np.zeros(3)", "x[0] = 1"),
+        "numpy view": ("import numpy as np\nx = np.zeros(3)\nv = x[1:]", "v[0] = 1"),
+        "numpy out": ("import numpy as np\nx = np.zeros(3)", "np.add(x, 1, out=x)"),
+        "pandas column": ("import pandas as pd\nx = pd.DataFrame({'a': [1]})", "x['b'] = 2"),
+        "pandas iloc": ("import pandas as pd\nx = pd.DataFrame({'a': [1]})", "x.iloc[0, 0] = 2"),
+        "pandas inplace": (
+            "import pandas as pd\nx = pd.DataFrame({'a': [1]})",
+            "x.rename(columns={'a': 'b'}, inplace=True)",
+        ),
+    }.values(),
+    ids=lambda value: None,
+)
+def test_change_is_detected_and_undone(kernel, setup, code):
+    # Its text and, for what has none, its attribute.
+    state = "(str(x).partition(' object at')[0], getattr(x, 'v', None))"
+    kernel.ok(setup)
+    before = kernel.eval(state)
+    kernel.ok(code)
+    after = kernel.eval(state)
+    assert after != before
+    assert "x" in last_commit(kernel)["changed"]
+    kernel.ok("%undo")
+    assert kernel.eval(state) == before
+    kernel.ok("%redo")
+    assert kernel.eval(state) == after
+
+
+def test_cell_that_reads_changes_nothing(kernel):
+    kernel.ok("import numpy as np\nx = np.zeros(3); y = {'a': [1]}; z = 'text'")
+    kernel.ok("for key in y: _q = x.sum() + len(z)")
+    assert last_commit(kernel)["changed"] == []
+
+
+def test_independent_values_are_not_linked(kernel):
+    kernel.ok(
+        "import numpy as np\na = np.zeros(3); b = np.zeros(3); c = {'key': 1}; d = {'key': 2}"
+    )
+    kernel.ok("a[0] = 1; c['key'] = 3")
+    assert last_commit(kernel)["changed"] == ["a", "c"]
+
+
+def test_undo_skips_cells_that_only_looked(kernel):
+    kernel.ok("x = 1")
+    kernel.ok("x = 2")
+    kernel.ok("x")
+    kernel.ok("print(x)")
+    assert "x = 2" not in shown(kernel, "%undo")
+    assert kernel.ok("x").value == "1"
+
+
+def test_undo_of_many_cells_redo_and_nothing_left(kernel):
+    for value in range(4):
+        kernel.ok(f"x = {value}")
+    kernel.ok("%undo 3")
+    assert kernel.eval("x") == "0"
+    kernel.ok("%redo")
+    assert kernel.eval("x") == "3"
+    assert "nothing to redo" in usage_error(kernel, "%redo")
+    assert "no 10000 cells" in usage_error(kernel, "%undo 10000")
+    assert kernel.eval("x") == "3"
+
+
+def test_sharing_survives_undo(kernel):
+    kernel.ok("import numpy as np\nx = [1]; y = {'x': x}; a = np.zeros(4); v = a[1:3]")
+    kernel.ok("x.append(2); a[1] = 5")
+    kernel.ok("%undo")
+    assert kernel.eval("(x, y['x'] is x, a.tolist(), np.shares_memory(a, v))") == (
+        "([1], True, [0.0, 0.0, 0.0, 0.0], True)"
+    )
+    kernel.ok("v[0] = 7; x.append(8)")
+    assert kernel.eval("(a[1] == 7, y)") in ("(True, {'x': [1, 8]})", "(np.True_, {'x': [1, 8]})")
+
+
+def test_function_calls_the_live_namespace_after_undo(kernel):
+    kernel.ok("n = 1\ndef f(): return n")
+    kernel.ok("def f(): return 'other'")
+    kernel.ok("%undo")
+    kernel.ok("n = 5")
+    assert kernel.eval("f()") == "5"
+    assert "return n" in kernel.ok("%source f").text()
+
+
+def test_timeline_lists_cells_in_text_and_html(kernel):
+    kernel.ok("tracked = 1")
+    result = kernel.ok("%timeline 5")
+    (display,) = result.of("display_data")
+    assert "tracked = 1" in display["content"]["data"]["text/plain"]
+    assert "<td>+tracked</td>" in display["content"]["data"]["text/html"]
+
+
+def test_checkpoint_diff_and_restore(kernel):
+    kernel.ok("x = 1; y = [1, 2]; z = 'kept'")
+    assert "Checkpoint 'start'" in kernel.ok("%checkpoint start -m the beginning").text()
+    kernel.ok("x = 2; y.append(3); w = 4")
+    difference = shown(kernel, "%diff start").splitlines()
+    assert [line.split() for line in difference[1:]] == [
+        ["w", "4"],
+        ["x", "1", "2"],
+        ["y", "[1,", "2]", "[1,", "2,", "3]"],
+    ]
+    kernel.ok("%restore start y")
+    assert kernel.eval("(x, y, w)") == "(2, [1, 2], 4)"
+    kernel.ok("%restore start")
+    assert kernel.eval("(x, y, z, 'w' in globals())") == "(1, [1, 2], 'kept', False)"
+
+
+def test_unknown_checkpoint_lists_those_there_are(kernel):
+    kernel.ok("x = 1")
+    kernel.ok("%checkpoint known")
+    error = usage_error(kernel, "%restore unknown")
+    assert "'unknown'" in error
+    assert "known" in error
+    assert "has no nothing" in usage_error(kernel, "%restore known nothing")
+
+
+def test_work_after_undo_goes_on_a_branch(kernel):
+    kernel.ok("x = 'first'")
+    kernel.ok("%branch base")
+    kernel.ok("x = 'main'")
+    kernel.ok("%undo")
+    kernel.ok("x = 'other'")
+    branches = ask(kernel, "timeline")["branches"]
+    (other,) = (name for name in branches if name.startswith("base~"))
+    kernel.ok("%branch base")
+    assert kernel.eval("x") == "'main'"
+    kernel.ok(f"%branch {other}")
+    assert kernel.eval("x") == "'other'"
+
+
+def test_what_cannot_be_saved_is_named_and_stays_usable(kernel):
+    kernel.ok("import threading\nlock = threading.Lock(); x = 1")
+    assert "lock" in last_commit(kernel)["dropped"]
+    assert "lock: _thread.lock" in kernel.ok("%refs").text()
+    kernel.ok("x = 2")
+    kernel.ok("%undo")
+    assert kernel.eval("(x, lock.acquire(False))") == "(1, True)"
+
+
+def test_lost_value_explains_itself(kernel):
+    kernel.ok("x = 1; gen = (i for i in range(3))")
+    kernel.ok("del gen; import gc; del gc")
+    assert "not as it was: gen" in shown(kernel, "%undo")
+    assert "gen was not saved: a builtins.generator" in kernel.eval("gen")
+    result = kernel.run("next(gen)")
+    assert result.content["ename"] == "DroppedReferenceError"
+    assert "gen was a builtins.generator" in result.content["evalue"]
+
+
+def test_value_whose_pickling_fails_keeps_no_other_from_being_saved(kernel):
+    kernel.ok(
+        "class Bad:\n    def __reduce_ex__(self, protocol): raise RuntimeError('never')\n"
+        "shared = []; bad = [Bad(), shared]; good = [shared]"
+    )
+    commit = last_commit(kernel)
+    assert "RuntimeError: never" in commit["dropped"]["bad"]
+    assert "good" not in commit["dropped"]
+    kernel.ok("shared.append(1)")
+    kernel.ok("%undo")
+    assert kernel.eval("(good, good[0] is shared)") == "([[]], True)"
+
+
+def test_interrupt_ends_a_value_that_is_saved_for_ever(own_kernel):
+    own_kernel.ok(
+        "import time\nclass Slow:\n    def __reduce__(self):\n"
+        "        if slow: print('saving', flush=True); time.sleep(100)\n"
+        "        return Slow, ()\n"
+        "slow = False"
+    )
+    cell = own_kernel.start("endless = Slow(); slow = True; x = 1")
+    own_kernel.reply(cell)
+    own_kernel.stream(cell, "saving")
+    own_kernel.interrupt()
+    own_kernel.stream(cell, "interrupted while endless was being saved")
+    own_kernel.ok("del endless; slow = False")
+    assert last_commit(own_kernel)["added"] == ["x"]
+
+
+def test_process_state_goes_along(kernel, tmp_path):
+    kernel.ok("import os, random, numpy as np, warnings")
+    before = kernel.eval("(os.getcwd(), random.getstate()[1][:3], len(warnings.filters))")
+    kernel.ok(
+        f"os.chdir({str(tmp_path)!r}); random.seed(1); os.environ['NEW'] = '1'\n"
+        "warnings.simplefilter('ignore')"
+    )
+    kernel.ok("%undo")
+    assert kernel.eval("(os.getcwd(), random.getstate()[1][:3], len(warnings.filters))") == before
+    assert kernel.eval("'NEW' in os.environ") == "False"
+
+
+def test_clear_is_undone(kernel):
+    kernel.ok("import math\nx = 1\ndef f(): pass")
+    kernel.ok("%clear --keep-imports")
+    assert kernel.eval("('x' in globals(), 'f' in globals(), 'math' in globals())") == (
+        "(False, False, True)"
+    )
+    kernel.ok("%undo")
+    assert kernel.eval("x") == "1"
+
+
+def test_api_does_what_the_magics_do(kernel):
+    kernel.ok("from savepoint_kernel import api as savepoint\nx = 1")
+    kernel.ok("mark = savepoint.checkpoint('api-mark').number")
+    kernel.ok("x = 2")
+    kernel.ok("restored = savepoint.restore('api-mark'); del restored")
+    assert kernel.eval("x") == "1"
+    kernel.ok("import threading\nlock = threading.Lock()")
+    result = kernel.run("savepoint.checkpoint('strict')")
+    assert result.content["ename"] == "UnrestorableState"
+    assert "lock" in result.content["evalue"]
+
+
+def test_requests_restore_between_cells(kernel):
+    kernel.ok("x = 1")
+    assert ask(kernel, "checkpoint", name="by-request")["status"] == "ok"
+    kernel.ok("x = 2")
+    assert "x" in ask(kernel, "restore", commit="by-request")["changed"]
+    assert kernel.eval("x") == "1"
+    kernel.ok("x = 3")
+    assert ask(kernel, "restore", undo=1)["status"] == "ok"
+    assert kernel.eval("x") == "1"
+    assert ask(kernel, "restore", redo=True)["status"] == "ok"
+    assert kernel.eval("x") == "3"
+    reply = ask(kernel, "restore", commit="no such")
+    assert (reply["status"], reply["ename"]) == ("error", "CheckpointNotFound")
+
+
+def test_status_and_timeline_are_answered_beside_a_cell_and_changes_wait(own_kernel, gate):
+    own_kernel.ok("x = 1")
+    cell = own_kernel.start(f"{gate.wait}; x = 2")
+    own_kernel.wait("iopub", lambda m: m["msg_type"] == "execute_input")
+    assert ask(own_kernel, "status")["available"]
+    assert ask(own_kernel, "timeline")["commits"]
+    waiting = own_kernel.send("savepoint_restore_request", {"undo": 1}, channel="control")
+    assert ask(own_kernel, "status")["status"] == "ok"
+    gate.open()
+    own_kernel.finish(cell)
+    assert own_kernel.reply(waiting, channel="control")["content"]["status"] == "ok"
+    assert own_kernel.eval("x") == "1"
+
+
+def test_session_comes_back_in_a_new_process():
+    session = "--Savepoints.session=comes-back"
+    with start_kernel(session) as kernel:
+        kernel.ok("import numpy as np\nclass P:\n    def __init__(self): self.v = [1]")
+        kernel.ok("p = P(); alias = p.v; a = np.arange(3)\ndef f(x):\n    return x + len(alias)")
+        kernel.ok("p.v.append(2)")
+        kernel.client.shutdown()
+        kernel.manager.provisioner.process.wait(30)
+    with start_kernel(session) as kernel:
+        assert "p" in shown(kernel, "%restore")
+        assert (
+            kernel.eval("(p.v, p.v is alias, f(1), a.tolist())") == "([1, 2], True, 3, [0, 1, 2])"
+        )
+        assert "x + len(alias)" in kernel.ok("%source f").text()
+        assert "self.v = [1]" in kernel.ok("%source P").text()
+        kernel.ok("%undo")
+        assert kernel.eval("p.v") == "[1]"
+        kernel.client.shutdown()
+        kernel.manager.provisioner.process.wait(30)
+    with start_kernel(session, "--Savepoints.restore_on_start=True") as kernel:
+        assert kernel.eval("p.v") == "[1]"
+
+
+def test_killed_kernel_loses_nothing_it_had_on_disk():
+    session = "--Savepoints.session=killed"
+    with start_kernel(session, "--Savepoints.durability=sync") as kernel:
+        kernel.ok("x = [1]")
+        kernel.ok("x.append(2)")
+        commits(kernel)
+        os.kill(kernel.pid, signal.SIGKILL)
+        kernel.manager.provisioner.process.wait(30)
+    with start_kernel(session) as kernel:
+        kernel.ok("%restore")
+        assert kernel.eval("x") == "[1, 2]"
+
+
+def test_terminated_kernel_writes_what_it_has():
+    session = "--Savepoints.session=terminated"
+    with start_kernel(session) as kernel:
+        kernel.ok("x = 1")
+        commits(kernel)
+        os.kill(kernel.pid, signal.SIGTERM)
+        status = kernel.manager.provisioner.process.wait(30)
+        assert status == -signal.SIGTERM
+    with start_kernel(session) as kernel:
+        kernel.ok("%restore")
+        assert kernel.eval("x") == "1"
+
+
+def test_second_kernel_of_a_session_gets_a_store_of_its_own():
+    session = "--Savepoints.session=shared"
+    with start_kernel(session) as first:
+        first.ok("x = 1")
+        with start_kernel(session) as second:
+            cell = second.ok("y = 2")
+            stores = [ask(kernel, "status")["store"] for kernel in (first, second)]
+            assert stores[0] != stores[1]
+            assert cell.savepoint["commit"] is not None
+        first.ok("%undo")
+
+
+def test_session_of_a_kernel_that_ends_is_removed_unless_it_has_checkpoints():
+    stores: list[Path] = []
+    for code in ("x = 1", "%checkpoint kept"):
+        with start_kernel() as kernel:
+            kernel.ok(code)
+            stores.append(Path(ask(kernel, "status")["store"]))
+            kernel.client.shutdown()
+            kernel.manager.provisioner.process.wait(30)
+    assert [store.exists() for store in stores] == [False, True]
+
+
+def test_switched_off_there_is_no_timeline():
+    with start_kernel("--Savepoints.enabled=False") as kernel:
+        result = kernel.ok("x = 1")
+        assert result.savepoint["commit"] is None
+        assert result.savepoint["transaction"]["outcome"] == "not_committed"
+        assert "switched off" in usage_error(kernel, "%undo")
+        assert ask(kernel, "status")["available"] is False
+        result = kernel.run("x = 2", metadata={"savepoint": {"transaction": "rollback_always"}})
+        assert "The cell was not run" in result.content["evalue"]
+        assert kernel.eval("x") == "1"
+
+
+def test_store_that_cannot_be_written_is_reported_and_cells_run(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with start_kernel(f"--Savepoints.directory={blocked}/below") as kernel:
+        result = kernel.ok("x = 1")
+        assert result.savepoint["commit"] is None
+        assert "there is no timeline" in usage_error(kernel, "%undo")
+
+
+def test_child_process_leaves_the_timeline_alone(own_kernel):
+    own_kernel.ok("x = 1")
+    own_kernel.ok("import os\npid = os.fork()\nif not pid: os._exit(0)\n_q = os.waitpid(pid, 0)")
+    own_kernel.ok("x = 2")
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("x") == "1"
+    assert subprocess.run(["true"], check=True).returncode == 0
