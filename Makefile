@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 # An extra is installed once, and again when what an editable install copies has changed.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-kernel test-all lint lab bench docs clean distclean
+.PHONY: help demo test test-kernel test-all lint lab bench bench-state docs clean distclean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -57,6 +57,9 @@ lab: $(INSTALLED)-lab $(INSTALLED)-demo ## open the demo notebook in JupyterLab
 
 bench: $(INSTALLED)-bench ## measure against stock ipykernel and async-kernel
 	$(BIN)/python benchmarks/kernel.py $(BENCH_ARGS)
+
+bench-state: $(INSTALLED)-bench ## measure commits, rollback and undo in a session of a gigabyte
+	$(BIN)/python benchmarks/state.py $(BENCH_ARGS)
 
 docs: $(INSTALLED)-docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -16,8 +16,8 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -53,12 +53,14 @@ class KernelSpec:
         distribution: The package whose version is printed.
         argv: The command; `{connection_file}` is replaced.
         interrupts: The ways it can be interrupted, its own choice first.
+        env: Variables on top of this process's own.
     """
 
     name: str
     distribution: str
     argv: tuple[str, ...]
     interrupts: tuple[Interrupt, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 class KernelProcess:
@@ -79,6 +81,7 @@ class KernelProcess:
             "IPYTHONDIR": str(directory / "ipython"),
             # As jupyter_client does: the kernel ends itself should this process be killed.
             "JPY_PARENT_PID": str(os.getpid()),
+            **spec.env,
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -173,9 +176,42 @@ class Kernel(KernelProcess):
             self._connected = False
             self.client.stop_channels()
 
-    def execute(self, code: str) -> str:
-        """Send an execute_request and return its message id."""
-        return str(self.client.execute(code, allow_stdin=True, stop_on_error=False))
+    def execute(
+        self, code: str, metadata: Mapping[str, Any] | None = None, **content: object
+    ) -> str:
+        """Send an execute_request and return its message id.
+
+        Args:
+            code: The cell.
+            metadata: Of the request.
+            content: Fields that differ from those of a front end's ordinary request.
+        """
+        fields: Message = {
+            "code": code,
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": True,
+            "stop_on_error": False,
+            **content,
+        }
+        message = self.client.session.msg("execute_request", fields, metadata=dict(metadata or {}))
+        self.client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
+
+    def ask(self, msg_type: str, content: Message, timeout: float = 60.0) -> Message:
+        """Send a control request and return the content of its reply.
+
+        Raises:
+            KernelError: No reply, or an error.
+        """
+        message = self.client.session.msg(msg_type, content)
+        self.client.control_channel.send(message)
+        msg_id = message["header"]["msg_id"]
+        reply = self._receive(self.client.get_control_msg, timeout, lambda m: _answers(m, msg_id))
+        if reply is None or reply["content"]["status"] != "ok":
+            raise KernelError(f"{self.spec.name}: {msg_type}: {reply and reply['content']}")
+        return dict(reply["content"])
 
     def reply(self, msg_id: str, timeout: float) -> Message | None:
         """The reply to a shell request, or None when there was none within `timeout` seconds."""

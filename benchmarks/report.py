@@ -12,7 +12,7 @@ SUBJECT = "savepoint"
 REFERENCES = ("ipykernel", "async-kernel")
 """The kernels it is compared with."""
 
-_SCALE = {"ms": 1e3, "MiB": 2**-20}
+_SCALE = {"ms": 1e3, "MiB": 2**-20, "MB": 1e-6, "kB": 1e-3}
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class Row:
 
     Args:
         label: What was measured.
-        unit: `ms`, `s`, `MiB`, or nothing for plain numbers.
+        unit: `ms`, `s`, `MiB`, `MB`, `kB`, or nothing for plain numbers.
         target: What the subject has to reach, if anything.
         unanswered: How the cell of a kernel that never answered reads.
         out_of: For counts: the most one sample can hold. The row then shows totals, not medians.
@@ -143,7 +143,7 @@ class Row:
         mine = self.value(SUBJECT)
         if mine is None or series.unanswered:
             return "✗ fail"
-        others = {name: value for name in REFERENCES if (value := self.value(name)) is not None}
+        others = {name: value for name in self.series if (value := self.value(name)) is not None}
         return {True: "✓ pass", False: "✗ fail", None: "–"}[self.target.met(mine, others)]
 
 
@@ -154,14 +154,14 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def table(rows: Sequence[Row], names: Sequence[str]) -> str:
+def table(rows: Sequence[Row], names: Sequence[str], references: Sequence[str] = REFERENCES) -> str:
     """The Markdown table, its columns padded so that it also reads well in a terminal."""
-    head = ["measure", "n", *names, *(f"vs {name}" for name in REFERENCES), "target", "met"]
-    lines = [head, ["---", "--:", *["--:"] * (len(names) + len(REFERENCES)), "---", "---"]]
+    head = ["measure", "n", *names, *(f"vs {name}" for name in references), "target", "met"]
+    lines = [head, ["---", "--:", *["--:"] * (len(names) + len(references)), "---", "---"]]
     for row in rows:
         label = f"{row.label} ({row.unit})" if row.unit else row.label
         cells = [row.cell(name) for name in names]
-        ratios = [row.ratio(reference) for reference in REFERENCES]
+        ratios = [row.ratio(reference) for reference in references]
         target = row.target.text(row.unit) if row.target else "–"
         lines.append([label, str(row.n), *cells, *ratios, target, row.verdict()])
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
