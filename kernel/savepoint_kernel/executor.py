@@ -246,7 +246,13 @@ class Executor:
         """Roll the cell back if its policy says so; returns what the reply says of it."""
         savepoints = self._kernel.savepoints
         if policy.undoes(failure is not FailureKind.NONE):
-            return {"transaction": savepoints.roll_back(policy).as_dict()}
+            try:
+                return {"transaction": savepoints.roll_back(policy).as_dict()}
+            except Exception as error:
+                self._kernel.log.exception("Rollback failed")
+                reason = f"{type(error).__name__}: {error}"
+                self._kernel.publish_notice(cell.parent, f"The rollback failed: {reason}\n")
+                return {"transaction": {"policy": policy.value, "outcome": "failed"}}
         if request.silent:
             return {}  # a front end's own; the next cell's commit has what it did
         count = self._kernel.shell.execution_count - bool(request.store_history)

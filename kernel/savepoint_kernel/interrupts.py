@@ -27,6 +27,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -35,6 +36,9 @@ from types import FrameType
 from typing import Any
 
 from tornado.ioloop import IOLoop
+
+LATE = 0.5
+"""Seconds; see `Interrupts.raising_late`."""
 
 _LOOP_CODE = (str(Path(asyncio.__file__).parent), selectors.__file__)
 """Files whose frames mean: the main thread is parked in the event loop, not in user code."""
@@ -178,22 +182,31 @@ class Interrupts:
                 signal.raise_signal(signal.SIGINT)
 
     @contextmanager
-    def raising(self) -> Iterator[None]:
-        """Let SIGINT raise in the block, wherever it is; for users' code that the kernel calls.
+    def raising_late(self) -> Iterator[None]:
+        """Let SIGINT raise in the block once that has taken `LATE` seconds.
+
+        For users' code that the kernel calls between cells, and that may never end. An interrupt
+        that only came too late for its cell is not meant for it. In a cell it raises as ever.
 
         Raises:
-            KeyboardInterrupt: also as the block is entered or left. Call `disarm` in the handler:
-                see `arm` for the gap.
+            KeyboardInterrupt: also as the block is left.
         """
-        outer = self.suspend()
+        if self._armed or not self._owns_thread():
+            yield
+            return
+        began = time.monotonic()
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            if time.monotonic() - began < LATE:
+                self._note(signum, frame)
+            else:
+                self._raise(signum, frame)
+
+        signal.signal(signal.SIGINT, handle)
         try:
-            try:
-                self.arm()
-                yield
-            finally:
-                self.disarm()
+            yield
         finally:
-            self.resume(outer)
+            signal.signal(signal.SIGINT, self._note)
 
     @contextmanager
     def cancelling(self, cancel: Callable[[], None]) -> Iterator[None]:

@@ -217,9 +217,9 @@ class Programs:
             self.start_again()
             self.commit(before)
             was = Look(self.namespace)  # holds every object
-            self.timeline.prepare_rollback()
+            base = self.timeline.prepare_rollback()
             self.run(cell(failing))
-            self.timeline.roll_back()
+            self.timeline.roll_back(base)
             self.timeline.forget_suspects()
             now = Look(self.namespace)
             assert now.description == was.description

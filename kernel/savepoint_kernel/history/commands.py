@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..exceptions import CheckpointNotFound, UnrestorableState
-from ..state.tracker import Group
+from ..state.imager import Group
 from ..state.view import is_output
 from .commit import Commit
 from .savepoints import Savepoints
@@ -55,7 +55,7 @@ class Commands:
 
     def dropped(self) -> dict[str, str]:
         """Return the names whose values are not saved, and why."""
-        self._commit_outside()
+        self._timeline.commit_outside()
         return dict(self._timeline.head.dropped)
 
     def diff(self, first: str, second: str | None) -> list[tuple[str, str, str]]:
@@ -68,7 +68,7 @@ class Commands:
             CheckpointNotFound: there is no such commit.
         """
         if second is None:
-            self._commit_outside()
+            self._timeline.commit_outside()
         older = self._timeline.find(first)
         newer = self._timeline.head if second is None else self._timeline.find(second)
         before, after = self._by_name(older), self._by_name(newer)
@@ -146,7 +146,7 @@ class Commands:
         target = timeline.previous if wanted is None else timeline.find(wanted)
         if target is None:
             raise CheckpointNotFound("no process before this one has left a state of this session")
-        self._commit_outside()
+        timeline.commit_outside()
         if not names:
             self._savepoints.navigated = True
         return timeline.checkout(target, names or None)
@@ -159,7 +159,7 @@ class Commands:
         """
         timeline = self._timeline
         tip = timeline.branches.get(_checked(name))
-        self._commit_outside()
+        self._timeline.commit_outside()
         if tip is None:
             timeline.begin_branch(name)
             return f"Branch {name!r} begins at commit {timeline.head.number}"
@@ -244,7 +244,7 @@ class Commands:
             target = self.transactions.end()
         else:
             target = self.transactions.roll_back_to(savepoint)
-        self._commit_outside()
+        self._timeline.commit_outside()
         self._savepoints.navigated = True
         return self._timeline.checkout(target)
 
@@ -260,20 +260,17 @@ class Commands:
     @contextmanager
     def block(self) -> Iterator[None]:
         """Roll back what the block did if it raises, KeyboardInterrupt included."""
-        self._commit_outside()
-        self._timeline.prepare_rollback()
+        self._timeline.commit_outside()
+        base = self._timeline.prepare_rollback()
         try:
             yield
         except BaseException:
-            self._timeline.roll_back()
+            self._timeline.roll_back(base)
             raise
 
     def _here(self) -> Commit:
-        self._commit_outside()
+        self._timeline.commit_outside()
         return self._timeline.head
-
-    def _commit_outside(self) -> None:
-        self._timeline.commit("outside", full=True, only_changes=True)
 
 
 def _checked(name: str) -> str:

@@ -34,7 +34,7 @@ from ..state.view import NamespaceView
 from .commit import CellInfo, Commit
 from .sessions import SessionStore, open_store
 from .store import Durability, Store
-from .timeline import Restored, Timeline
+from .timeline import Base, Restored, Timeline
 from .transaction import POLICIES, Policy, policy_named
 
 
@@ -113,6 +113,7 @@ class Savepoints(LoggingConfigurable):
         self._failed: str | None = None
         self._our_threads: set[threading.Thread] = set()
         self.view = NamespaceView(shell)
+        self._base: Base | None = None
         self.navigated = False
         """True if the running cell moved HEAD: it is no change of its own then."""
 
@@ -167,7 +168,7 @@ class Savepoints(LoggingConfigurable):
                 self.view.namespace,
                 self._compile_cell,
                 references,
-                self._shell.interrupts.raising,
+                self._shell.interrupts.raising_late,
             )
             self.participants = Participants(builtin_participants())
             self._timeline = Timeline(
@@ -235,7 +236,8 @@ class Savepoints(LoggingConfigurable):
         self.navigated = False
         self._suspect_what_runs_outside()
         if policy.may_roll_back:
-            self.timeline.prepare_rollback()
+            self._base = self.timeline.prepare_rollback()
+            self.timeline.forget_suspects()
 
     def note_code(self, code: types.CodeType) -> None:
         """Take note of code that a cell runs, or is about to run."""
@@ -254,7 +256,11 @@ class Savepoints(LoggingConfigurable):
 
     def roll_back(self, policy: Policy) -> Outcome:
         """Undo the cell that has just ended."""
-        restored = self.timeline.roll_back()
+        assert self._base is not None
+        try:
+            restored = self.timeline.roll_back(self._base)
+        finally:
+            self._base = None
         self.timeline.forget_suspects()
         return Outcome(policy, restored=restored)
 

@@ -11,14 +11,16 @@ Threads: the one that owns the namespace.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ..exceptions import UnrestorableState
 from ..state.fingerprint import Get, Loaded, values_of
+from ..state.imager import Dropped, Group
 from ..state.inplace import Anchors, put_back
 from ..state.liverefs import DroppedReference, LiveReferences
-from ..state.tracker import Dropped, Group
+from .patch import Live, Patch, find_patch
 
 
 class Staging:
@@ -38,29 +40,44 @@ class Staging:
         self._get = get
         self._references = references
         self._loaded: list[tuple[Loaded, Anchors | None]] = []
+        self._patches: list[tuple[Patch, Live]] = []
         self._stand_ins: dict[str, Any] = {}
         self.unrestorable: dict[str, str] = {}
 
-    def add(self, group: Group, anchors: Anchors | None = None) -> None:
-        """Load a co-variable.
+    def add(self, group: Group, live: Live | None, anchors: Anchors | None = None) -> None:
+        """Load a co-variable, or as much of it as differs.
 
         Args:
             group: the co-variable.
+            live: the names as they are now; None if they are not one co-variable now.
             anchors: its original objects, to be refilled.
 
         Raises:
             UnrestorableState: that is not possible here.
         """
-        if group.image is not None:
+        patch = None
+        if live is not None and (anchors is None or anchors.are_in(live.values, self._namespace)):
+            with _explained(group):
+                patch = find_patch(group, live, self._namespace, self._get)
+        if patch is not None and live is not None:
+            self._patches.append((patch, live))
+        elif group.image is not None:
             self._loaded.append((load(group, self._namespace, self._get), anchors))
         for name, dropped in group.dropped.items():
-            live = self._references.get(dropped.key)
-            if live is None:
-                live = DroppedReference(name, dropped.type, dropped.reason)
+            value = self._references.get(dropped.key)
+            if value is None:
+                value = DroppedReference(name, dropped.type, dropped.reason)
                 self.unrestorable[name] = f"a {dropped.type} was not saved: {dropped.reason}"
             else:
                 self.unrestorable[name] = same_object(dropped)
-            self._stand_ins[name] = live
+            self._stand_ins[name] = value
+
+    def keep(self, group: Group, view: Mapping[str, Any], reason: str) -> None:
+        """Leave names that can't be loaded as they are; those that are gone get placeholders."""
+        for name in group.all_names:
+            self.unrestorable[name] = reason
+            missing = DroppedReference(name, "value that can't be loaded", reason)
+            self._stand_ins[name] = view.get(name, missing)
 
     def apply(self, others: Iterable[Any]) -> dict[str, Any]:
         """Refill live classes and objects; returns what the names are to be bound to.
@@ -69,8 +86,11 @@ class Staging:
             others: the values of names that stay as they are.
         """
         loaded_values = (value for loaded, _ in self._loaded for value in loaded.values.values())
-        named = {id(value) for value in (*others, *loaded_values) if isinstance(value, type)}
+        named = {id(value) for value in (*others, *loaded_values) if _is_class(value)}
         values: dict[str, Any] = {}
+        for patch, live in self._patches:
+            patch.apply()
+            values |= live.values
         for loaded, anchors in self._loaded:
             own = {id(value) for value in loaded.values.values()}
             for cls, restore in loaded.classes.items():
@@ -90,8 +110,14 @@ def load(group: Group, namespace: dict[str, Any], get: Get) -> Loaded:
         UnrestorableState: that is not possible here.
     """
     assert group.image is not None
-    try:
+    with _explained(group):
         return values_of(group.image, namespace, get)
+
+
+@contextmanager
+def _explained(group: Group) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         raise UnrestorableState(
             f"{', '.join(sorted(group.names))} can't be loaded, so nothing was restored: "
@@ -102,3 +128,7 @@ def load(group: Group, namespace: dict[str, Any], get: Get) -> Loaded:
 def same_object(dropped: Dropped) -> str:
     """Say of a value that is not saved that it still is the object it was."""
     return f"a {dropped.type} was not saved: {dropped.reason}. It is the same object, as it is now"
+
+
+def _is_class(value: Any) -> bool:
+    return issubclass(type(value), type)  # isinstance() asks a proxy, which may be dead

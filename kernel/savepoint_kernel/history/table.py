@@ -26,13 +26,16 @@ from typing import Any
 
 from ..exceptions import CorruptStore
 from ..state.fingerprint import Get, Image, Piece, Put
-from ..state.tracker import Dropped, Group
+from ..state.imager import Dropped, Group
 
 INLINE = 8
 """Pieces that a bucket holds itself."""
 
 PER_BUCKET = 32
 """Co-variables in a bucket, on average, at most."""
+
+RESULTS = 16
+"""Numbered results that follow each other in a bucket."""
 
 _PIECE = struct.Struct("<16sI32s")
 
@@ -60,7 +63,8 @@ class TableWriter:
     def __init__(self, put: Put) -> None:
         self._put = put
         self._entries: dict[int, _Entry] = {}
-        self._buckets: dict[bytes, bytes] = {}
+        self._buckets: list[dict[int, _Entry]] = []
+        self._addresses: list[bytes] = []
         self._ranks: Mapping[str, int] = {}
 
     def write(self, table: Table) -> list[bytes]:
@@ -68,22 +72,30 @@ class TableWriter:
         count = 1
         while count * PER_BUCKET < len(table.groups):
             count *= 2  # by steps, so that buckets seldom move
-        moved = {name for name, _ in self._ranks.items() ^ table.ranks.items()}
+        if count != len(self._buckets):
+            self._entries = {}
+            self._buckets = [{} for _ in range(count)]
+            self._addresses = [b""] * count
+        # Set operations, as this runs after every cell and most entries stay.
+        groups = {id(group): group for group in table.groups}
+        gone = self._entries.keys() - groups.keys()
+        fresh = groups.keys() - self._entries.keys()
+        moved = {name for name, _ in self._ranks.items() - table.ranks.items()}
+        if moved:
+            fresh |= {key for key, group in groups.items() if not moved.isdisjoint(group.all_names)}
         self._ranks = table.ranks
-        buckets: list[list[_Entry]] = [[] for _ in range(count)]
-        entries: dict[int, _Entry] = {}
-        for group in table.groups:
-            entry = self._entries.get(id(group))
-            if entry is None or not moved.isdisjoint(group.all_names):
-                entry = self._entry(group, table.ranks)
-            entries[id(group)] = entry
-            buckets[entry.hash % count].append(entry)
-        self._entries = entries
-        texts = [_joined(bucket) for bucket in buckets]
-        self._buckets = {
-            text: self._buckets.get(text) or self._put(memoryview(text)) for text in texts
-        }
-        return [self._buckets[text] for text in texts]
+        dirty = {index for index, address in enumerate(self._addresses) if not address}
+        for key in gone | (fresh & self._entries.keys()):
+            index = self._entries.pop(key).hash % count
+            del self._buckets[index][key]
+            dirty.add(index)
+        for key in fresh:
+            entry = self._entries[key] = self._entry(groups[key], table.ranks)
+            self._buckets[entry.hash % count][key] = entry
+            dirty.add(entry.hash % count)
+        for index in dirty:
+            self._addresses[index] = self._put(_joined(self._buckets[index].values()))
+        return list(self._addresses)
 
     def _entry(self, group: Group, ranks: Mapping[str, int]) -> _Entry:
         runs = () if group.image is None else group.image.runs
@@ -98,7 +110,7 @@ class TableWriter:
         }
         first = min(group.all_names).encode("utf-8", "surrogatepass")
         text = json.dumps(encoded, separators=(",", ":"))
-        return _Entry(group, first, zlib.crc32(first), text)
+        return _Entry(group, first, _hash(first), text)
 
     def _run(self, pieces: tuple[Piece, ...]) -> dict[str, str]:
         if len(pieces) == 1 and pieces[0].data is not None:
@@ -124,9 +136,17 @@ class _Entry:
     text: str
 
 
-def _joined(bucket: list[_Entry]) -> bytes:
-    bucket.sort(key=attrgetter("first"))
-    return f"[{','.join(entry.text for entry in bucket)}]".encode()
+def _hash(name: bytes) -> int:
+    """Spread names, but not results: of these, a cell changes several at a time."""
+    number = name.strip(b"Out[]_")
+    if number.isdigit():
+        return int(number) // RESULTS
+    return 0 if name.startswith((b"_", b"displayhook")) else zlib.crc32(name)
+
+
+def _joined(bucket: Iterable[_Entry]) -> memoryview:
+    texts = (entry.text for entry in sorted(bucket, key=attrgetter("first")))
+    return memoryview(f"[{','.join(texts)}]".encode())
 
 
 def read(addresses: Iterable[bytes], get: Get) -> Table:

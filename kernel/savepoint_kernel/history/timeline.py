@@ -21,16 +21,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..exceptions import CheckpointNotFound
+from ..exceptions import CheckpointNotFound, UnrestorableState
 from ..serialize.pickler import dumps
 from ..serialize.portable import loads
+from ..state.imager import Group, measure, names_of
 from ..state.inplace import Anchors, anchor
 from ..state.liverefs import LiveReferences
 from ..state.namespace import Uses
 from ..state.process import Failure, Participants, ProcessState
-from ..state.tracker import Group, Look, Tracker, measure
-from ..state.view import NamespaceView, is_output, is_variable
+from ..state.tracker import Look, Tracker
+from ..state.view import LAST_RESULTS, NamespaceView, is_output, is_variable
 from .commit import CellInfo, Commit, decode
+from .patch import Live
 from .staging import Staging, load, same_object
 from .store import Store
 from .table import Table, TableWriter
@@ -57,6 +59,25 @@ class Restored:
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     unrestorable: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The state that a rollback goes back to.
+
+    Attributes:
+        head: its commit.
+        branch: the branch it was on.
+        anchors: its co-variables, and the objects they were made of.
+        ranks: of its names.
+        process: the state of the process.
+    """
+
+    head: Commit
+    branch: str
+    anchors: Mapping[int, tuple[Group, Anchors]]
+    ranks: Mapping[str, int]
+    process: ProcessState
 
 
 class Timeline:
@@ -117,10 +138,9 @@ class Timeline:
         """Take note that something ran that no analysis sees."""
         self._suspects = Uses(frozenset(), reason)
 
-    def _take_suspects(self) -> Uses:
-        if self._suspects.defeat is not None:
-            return self._suspects
-        return self._tracker.uses(self._codes)
+    def _take_suspects(self, *, verify: bool = False) -> Uses:
+        uses = self._tracker.uses(self._codes)
+        return Uses(uses.names | LAST_RESULTS, self._suspects.defeat or uses.defeat, verify)
 
     def forget_suspects(self) -> None:
         """Take note that all that ran is over, and committed or rolled back."""
@@ -169,7 +189,7 @@ class Timeline:
         """
         began = time.perf_counter()
         stored = self._store.stats().stored_bytes
-        suspects = Uses(frozenset(), "asked for") if full else self._take_suspects()
+        suspects = self._take_suspects(verify=full)
         view = self._view.read()
         look = self._tracker.look(view, suspects, self._store.put)
         process = self._participants.capture()
@@ -177,8 +197,8 @@ class Timeline:
         ranks = self._rank(view)
         reordered = ranks != self._ranks
         before = self._tracker.names
-        changes = {name for group in (*look.new, *look.gone) for name in group.all_names}
-        changed = any(not is_output(name) for name in changes - look.relinked)
+        changes = names_of((*look.new, *look.gone)) - look.relinked
+        changed = any(not is_output(name) for name in changes)
         if only_changes and not changed and not process_changed and not reordered:
             return None  # what a front end displays is no change to come back to
         self._adopt(look)
@@ -186,7 +206,6 @@ class Timeline:
         if process_changed or process.tokens.keys() != self._process_addresses.keys():
             self._process_addresses = self._store_process(process)
         self._process = process
-        names_changed = {name for group in look.new for name in group.all_names} - look.relinked
         groups = tuple(self._tracker.groups)
         dropped = {
             name: f"{reason.type}: {reason.reason}"
@@ -194,6 +213,9 @@ class Timeline:
             if group.dropped
             for name, reason in group.dropped.items()
         }
+        names_changed = names_of(look.new) - look.relinked
+        # What can't be compared may have changed if something has touched it.
+        names_changed |= look.touched & dropped.keys()
         commit = Commit(
             number=self.next_number(),
             parent=None if self._head is None else self._head.number,
@@ -235,9 +257,8 @@ class Timeline:
         self._head = commit
 
     def _adopt(self, look: Look) -> None:
-        self._tracker.adopt(look)
         # Equal values may be other objects than before.
-        for group in (*look.seen, *look.gone):
+        for group in (*self._tracker.adopt(look), *look.gone):
             self._anchors.pop(id(group), None)
 
     def store_again(self) -> None:
@@ -334,18 +355,18 @@ class Timeline:
         Raises:
             CheckpointNotFound: there are not as many.
         """
-        self._commit_what_is_outside()
+        self.commit_outside()
         target: Commit | None = self.head
         left = count
         while target is not None and left:
-            left -= _says_something(target)
+            left -= target.kind == "cell" and _says_something(target)
             target = None if target.parent is None else self._commits.get(target.parent)
         if target is None:
             raise CheckpointNotFound(
                 f"there are no {count} cells to undo" if count > 1 else "there is nothing to undo"
             )
         undone, branch = [*self._undone, self.head.number], self.branch
-        restored = self.checkout(target)
+        restored = self.checkout(target, strict=False)
         self._undone, self.branch = undone, branch
         return restored
 
@@ -355,63 +376,87 @@ class Timeline:
         Raises:
             CheckpointNotFound: nothing was undone since the last commit.
         """
-        self._commit_what_is_outside()
+        self.commit_outside()
         if not self._undone:
             raise CheckpointNotFound("there is nothing to redo: no undo since the last commit")
         undone = self._undone[:-1]
-        restored = self.checkout(self._commits[self._undone[-1]])
+        restored = self.checkout(self._commits[self._undone[-1]], strict=False)
         self._undone = undone
         return restored
 
-    def prepare_rollback(self) -> None:
+    def prepare_rollback(self) -> Base:
         """Get ready to undo what comes next: commit what is outside, note which objects are which.
 
         Unlike a commit's, the state before a cell that is rolled back is that of the very objects.
         """
         if self._suspects.defeat is not None or self._codes:
             self.commit("outside", only_changes=True)
-            self.forget_suspects()
         view = self._view.read()
-        known = {id(group): group for group in self._tracker.groups}
+        groups = tuple(self._tracker.groups)
+        known = set(map(id, groups))
         self._anchors = {key: kept for key, kept in self._anchors.items() if key in known}
-        for key, group in known.items():
-            if key not in self._anchors:
+        for group in groups:
+            if id(group) not in self._anchors:
                 values = {name: view[name] for name in group.names}
-                self._anchors[key] = group, anchor(values, self._view.namespace)
+                leaves = [id(v) for n, v in values.items() if self._tracker.is_leaf(n)]
+                self._anchors[id(group)] = group, anchor(values, self._view.namespace, leaves)
+        return Base(self.head, self.branch, self._anchors.copy(), self._ranks, self._process)
 
-    def roll_back(self) -> Restored:
-        """Undo what happened since `prepare_rollback`, after a look at every name."""
+    def roll_back(self, base: Base) -> Restored:
+        """Undo what happened since `prepare_rollback`, after a look at every name.
+
+        What can't be loaded stays as it is, and is named.
+        """
         view = self._view.read()
-        touched = self._tracker.reached(view, self._take_suspects())
-        look = self._tracker.look(view, Uses(frozenset(), "rollback"), measure)
-        differing = {id(group): group for group in look.gone}
-        for key, (group, anchors) in self._anchors.items():
-            if not (_are_bound(anchors, view) and self._are_live(group, view)):
-                differing[key] = group
+        dropped = {name for group in self._tracker.groups for name in group.dropped}
+        touched = self._tracker.reached(view, self._take_suspects()) if dropped else frozenset()
+        # Commits in between, of a block in the cell, have to be known to get back.
+        inside = self._head is not base.head
+        put = self._store.put if inside else measure
+        look = self._tracker.look(view, self._take_suspects(verify=True), put)
+        if inside:
+            self._adopt(look)
+        now = {name: group for group in look.seen for name in group.all_names}
         staging = self._staging()
-        for key, group in differing.items():
-            staging.add(group, self._anchors[key][1])
-        names = {name for group in differing.values() for name in group.all_names}
-        removed = view.keys() - self._tracker.names
+        names: set[str] = set()
+        for group, anchors in base.anchors.values():
+            same = all(now.get(name) == group for name in group.all_names)
+            if not (same and anchors.are_bound(view) and self._are_live(group, view)):
+                try:
+                    staging.add(group, _live(group, look), anchors)
+                except UnrestorableState as error:
+                    staging.unrestorable |= dict.fromkeys(group.all_names, str(error))
+                else:
+                    names |= group.all_names
+        kept = names_of(group for group, _ in base.anchors.values())
+        removed = view.keys() - kept
+        order = sorted(base.ranks, key=base.ranks.__getitem__)
         with self._hold():
             values = staging.apply(value for name, value in view.items() if name not in names)
-            self._view.write(values, removed, sorted(self._ranks, key=self._ranks.__getitem__))
-            for failure in self._participants.restore(self._process):
+            self._view.write(values, removed, order)
+            for failure in self._participants.restore(base.process):
                 staging.unrestorable[failure.name] = failure.reason
-            self._settle(values, self._ranks)
-        for group in self._tracker.groups:
+            self._head, self.branch = base.head, base.branch
+            self._settle(values, base.ranks)
+        for group, _ in base.anchors.values():
             for name in group.dropped.keys() & touched:
                 staging.unrestorable.setdefault(name, same_object(group.dropped[name]))
         return Restored(
             self.head, tuple(sorted(values)), tuple(sorted(removed)), staging.unrestorable
         )
 
-    def checkout(self, target: Commit, names: Iterable[str] | None = None) -> Restored:
+    def checkout(
+        self, target: Commit, names: Iterable[str] | None = None, *, strict: bool = True
+    ) -> Restored:
         """Make the namespace equal to a commit; what is equal already is left alone.
+
+        What is not committed is lost: `commit_outside` comes first.
 
         Args:
             target: the commit.
             names: take only these from it, and leave all others and HEAD as they are.
+            strict: raise if a value can't be loaded; else it stays as it is, or a placeholder says
+                why it is missing.
 
         Raises:
             CheckpointNotFound: the commit has no such name.
@@ -419,8 +464,6 @@ class Timeline:
         """
         table = self.table(target)
         view = self._view.read()
-        look = self._tracker.look(view, Uses(frozenset(), "checkout"), self._store.put)
-        self._adopt(look)
         wanted = set(table.ranks) if names is None else set(names)
         unknown = wanted - table.ranks.keys()
         if unknown:
@@ -433,7 +476,12 @@ class Timeline:
         ]
         staging = self._staging()
         for group in differing:
-            staging.add(group)
+            try:
+                staging.add(group, self._live(group, view))
+            except UnrestorableState as error:
+                if strict:
+                    raise
+                staging.keep(group, view, str(error))
         names_differing = {name for group in differing for name in group.all_names}
         others = (value for name, value in view.items() if name not in names_differing)
         unrestorable = {n: reason for n, reason in staging.unrestorable.items() if n in wanted}
@@ -473,6 +521,15 @@ class Timeline:
     def _staging(self) -> Staging:
         return Staging(self._view.namespace, self._store.get, self._references)
 
+    def _live(self, wanted: Group, view: Mapping[str, Any]) -> Live | None:
+        """Return a co-variable as it is known; None if other names belong to it now."""
+        group = self._tracker.group_of(next(iter(wanted.all_names)))
+        if group is None or group.all_names != wanted.all_names:
+            return None
+        values = {name: view[name] for name in wanted.all_names}
+        known = {name: self._tracker.footprint_of(name) for name in values}
+        return Live(group, values, known)
+
     def _are_live(self, group: Group, view: Mapping[str, Any]) -> bool:
         """Tell whether names that are not saved stand for the objects they stood for."""
         return all(
@@ -491,19 +548,27 @@ class Timeline:
         failures += self._participants.restore(ProcessState(tokens))
         return {failure.name: failure.reason for failure in failures}
 
-    def _commit_what_is_outside(self) -> None:
+    def commit_outside(self) -> None:
         """Keep what no commit has yet, so that a way back leads to it."""
         self.commit("outside", full=True, only_changes=True)
 
 
-def _are_bound(anchors: Anchors, view: Mapping[str, Any]) -> bool:
-    """Tell whether names stand for the objects they stood for, as far as these live."""
-    alive = anchors.alive()
-    return all(
-        alive[at] is None or alive[at] is view.get(name) for name, at in anchors.roots.items()
-    )
+def _live(wanted: Group, look: Look) -> Live | None:
+    """Return a co-variable as a look has just seen it; None if other names belong to it now."""
+    for group in look.seen:
+        if group.all_names == wanted.all_names:
+            values = {name: look.values[name] for name in wanted.all_names}
+            return Live(group, values, look.footprints)
+    return None
+
+
+_BY_THE_WAY = frozenset(
+    {"decimal context", "logging", "random", "recursion limit", "warnings.filters"}
+)
+"""Process state that libraries change when they are imported or first used."""
 
 
 def _says_something(commit: Commit) -> bool:
     names = (*commit.added, *commit.changed, *commit.removed)
-    return bool(commit.process_changed) or any(not is_output(name) for name in names)
+    process = set(commit.process_changed) - _BY_THE_WAY
+    return bool(process) or any(not is_output(name) for name in names)

@@ -42,6 +42,7 @@ from . import portable
 from .arrays import ArrayTracker
 from .cellcode import ANNOTATIONS, place_of
 from .classes import reduce_class
+from .depth import bounded_recursion
 from .librarycode import library_place_of, signature_of
 from .reducers import PROTOCOL, REDUCERS, Reducer, reduce_singledispatch, reducer_for
 from .sources import REGISTRY, CellRecord
@@ -74,13 +75,14 @@ def dumps(
         NotPicklable: an object would not come back as what it is, or the limit is exceeded.
         BaseException: whatever the ``__reduce__`` of an object raises.
     """
-    target = _Target(limit)
-    pickler = _Pickler(target, namespace)
-    pickler.dump_all(obj)
-    shared = pickler.arrays.shared_owners()
-    if shared:
+    with bounded_recursion():
         target = _Target(limit)
-        _Pickler(target, namespace, shared).dump_all(obj)
+        pickler = _Pickler(target, namespace)
+        pickler.dump_all(obj)
+        shared = pickler.arrays.shared_owners()
+        if shared:
+            target = _Target(limit)
+            _Pickler(target, namespace, shared).dump_all(obj)
     return target.getvalue(), target.buffers
 
 
@@ -89,7 +91,8 @@ def dumps_plain(obj: Any) -> bytes:
 
     `portable.loads` reads it as it reads the other format: the first of the two pickles is empty.
     """
-    return _NOTHING + pickle.dumps(obj, PROTOCOL)
+    with bounded_recursion():
+        return _NOTHING + pickle.dumps(obj, PROTOCOL)
 
 
 class _Target(io.BytesIO):

@@ -33,6 +33,7 @@ from typing import Any
 
 from ..exceptions import UnrestorableState
 from .cellcode import Place, code_at
+from .depth import bounded_recursion
 from .librarycode import LibraryPlace, library_code_at
 from .sources import REGISTRY, CellRecord
 from .tokens import object_of, remember
@@ -81,8 +82,9 @@ def loads(
     token = _loading.set(Loading(namespace, deferred))
     try:
         unpickler = pickle.Unpickler(io.BytesIO(data), buffers=buffers)
-        unpickler.load()
-        return unpickler.load()
+        with bounded_recursion():
+            unpickler.load()
+            return unpickler.load()
     finally:
         _loading.reset(token)
 

@@ -57,6 +57,7 @@ _GIVE_FRAMES_OR_GLOBALS = frozenset(
         "f_back",
         "f_globals",
         "f_locals",
+        "modules",
         "__globals__",
         "user_global_ns",
         "user_module",

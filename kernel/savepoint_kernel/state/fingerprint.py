@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pickle import PickleBuffer
 from typing import Any
 
 import xxhash
@@ -91,6 +93,7 @@ def image(
     known: Image | None = None,
     *,
     plain: bool = False,
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Image:
     """Take the image of a co-variable.
 
@@ -100,13 +103,19 @@ def image(
         put: stores bytes and returns their address; called for what ``known`` has not.
         known: the image it had last.
         plain: True if its footprints say so: it is a tenth of the work then.
+        guard: entered while code of users may run; never while ``put`` does.
 
     Raises:
         Exception: whatever pickling one of the values raises.
     """
     # Sorted: the order in which names were grouped says nothing about their state.
     ordered = {name: values[name] for name in sorted(values)}
-    stream, buffers = (dumps_plain(ordered), []) if plain else dumps(ordered, namespace)
+    buffers: list[PickleBuffer] = []
+    if plain:
+        stream = dumps_plain(ordered)
+    else:
+        with guard():
+            stream, buffers = dumps(ordered, namespace)
     old = known or Image((), ())
     old_buffers = iter(old.buffers)
     return Image(

@@ -95,18 +95,39 @@ class Anchors:
             for item, kept in zip(self.objects, self.types, strict=True)
         ]
 
+    def are_bound(self, view: Mapping[str, Any]) -> bool:
+        """Tell whether names stand for the objects they stood for, as far as these live."""
+        alive = self.alive()
+        return all(
+            alive[number] is None or alive[number] is view.get(name)
+            for name, number in self.roots.items()
+        )
 
-def anchor(values: Mapping[str, Any], namespace: dict[str, Any]) -> Anchors:
+    def are_in(self, values: Mapping[str, Any], namespace: dict[str, Any]) -> bool:
+        """Tell whether values consist of these very objects, each at its place."""
+        walk = Walk(namespace)
+        return (
+            walk.run(values)
+            and walk.roots == self.roots
+            and len(walk.objects) == len(self.objects)
+            and all(map(operator.is_, walk.objects, self.alive()))
+        )
+
+
+def anchor(
+    values: Mapping[str, Any], namespace: dict[str, Any], leaves: Iterable[int] = ()
+) -> Anchors:
     """Remember the objects of a co-variable.
 
     Args:
         values: its names and values, as they were pickled.
         namespace: the live namespace, at which the walk stops.
+        leaves: ids of objects known to hold nothing that has an identity.
 
     Returns:
         What `put_back` needs; nothing in it if there are more than `structure.LIMIT` objects.
     """
-    walk = Walk(namespace)
+    walk = Walk(namespace, leaves)
     return Anchors(walk if walk.run(values) else None)
 
 

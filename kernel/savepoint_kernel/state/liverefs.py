@@ -5,7 +5,7 @@ commit that had it binds the very object again; its own state stays as it is. Wh
 another process, its name is bound to a `DroppedReference`: any use of it raises and says why.
 
 Objects are held weakly where their type allows it, so that a file or a socket that the user lets go
-is closed as without this registry. Of the others the latest `CAPACITY` are held.
+is closed as without this registry. The others are held until a commit no longer has them.
 
 Threads: the one that owns the namespace.
 """
@@ -45,9 +45,14 @@ class LiveReferences:
         except TypeError:
             self._objects[key] = lambda: value
             if len(self._objects) > CAPACITY:
-                _, oldest = self._objects.popitem(last=False)
-                self._keys.pop(id(oldest()), None)
+                self.release(next(iter(self._objects)))
         return key
+
+    def release(self, key: str) -> None:
+        """Let an object go that is held because its type allows no weak reference."""
+        held = self._objects.get(key)
+        if held is not None and not isinstance(held, weakref.ref):
+            self.forget(key, id(held()))
 
     def get(self, key: str) -> Any:
         """Return the object of a key, or None if it is gone."""

@@ -49,9 +49,16 @@ _READ_ONLY = frozenset(
     logstop lsmagic magic matplotlib notebook page pastebin pdb pdef pdoc pfile pinfo pinfo2 pprint
     precision psearch psource pwd pycat qtconsole quickref rehashx save set_env subshell tb unalias
     who who_ls whos xmode
-    checkpoint diff refs source timeline
+    source
     """.split()
 )
+_TIMELINE = frozenset(
+    """
+    begin branch checkpoint clear commit diff redo refs release restore rollback savepoint timeline
+    transaction undo
+    """.split()
+)
+"""What these do the timeline knows, but for names that ``%restore`` takes one by one."""
 _TEXT_CELLS = frozenset("HTML SVG file html javascript js latex markdown svg writefile".split())
 _DIRECTORY = frozenset("cd popd pushd".split())
 _COMMANDS = frozenset(
@@ -86,7 +93,7 @@ def effect(call: MagicCall) -> MagicEffect | None:
         return MagicEffect(words=_expanded(line))
     if name in _DIRECTORY:
         return MagicEffect(binds=frozenset({"_dh"}), words=_expanded(line))
-    if name in (_READ_ONLY if body is None else _TEXT_CELLS):
+    if name in (_READ_ONLY | _TIMELINE if body is None else _TEXT_CELLS):
         return MagicEffect(words=frozenset(_WORD.findall(line)))
     return None
 

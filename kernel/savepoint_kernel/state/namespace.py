@@ -31,8 +31,8 @@ _BUILTINS_OF_ANY_NAME: tuple[Any, ...] = (
 
 _MODULES_OF_ANY_NAME = frozenset(
     """
-    __main__ _ctypes _pickle bdb builtins cloudpickle code codeop ctypes dill gc importlib inspect
-    joblib marshal pdb pickle runpy trace
+    __main__ _ctypes _pickle bdb builtins cloudpickle code codeop ctypes dill doctest gc importlib
+    inspect joblib marshal pdb pickle runpy timeit trace unittest
     """.split()
 )
 """Top-level modules that give frames or globals, run code, or load what refers to globals."""
@@ -50,20 +50,28 @@ class Uses:
     Attributes:
         names: it may read, bind or delete.
         defeat: why any other name may have been touched too; None if not.
+        verify: look at all other names all the same.
     """
 
     names: frozenset[str]
     defeat: str | None = None
+    verify: bool = False
 
 
 def unlimited(value: Any) -> str | None:
     """Return why code that uses ``value`` may touch any name, if it may."""
     if id(value) in _OF_ANY_NAME:
         return f"{value.__name__}() can reach any name"
-    if isinstance(value, types.ModuleType):
-        module = value.__name__
-    elif isinstance(value, (types.FunctionType, types.BuiltinFunctionType, type)):
-        module = value.__module__
+    kind = type(value)  # not isinstance(): __class__ may be users' code
+    module: object
+    if issubclass(kind, types.ModuleType):
+        module = vars(value).get("__name__")
+    elif issubclass(kind, (types.FunctionType, types.BuiltinFunctionType, type)):
+        module = (
+            type.__getattribute__(value, "__module__")
+            if issubclass(kind, type)
+            else value.__module__
+        )
         if value is object or module in {None, "builtins", "__main__"}:
             return None
     else:

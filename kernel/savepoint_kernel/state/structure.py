@@ -30,7 +30,8 @@ class Walk:
 
     Args:
         namespace: the live namespace, at which it stops.
-        live: ids of objects that loading found instead of making them; not walked into.
+        live: ids of objects not to be walked into: loading found them instead of making them, or
+            they hold nothing that has an identity.
 
     Attributes:
         objects: the objects, by number.

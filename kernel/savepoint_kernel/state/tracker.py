@@ -19,55 +19,21 @@ Threads: the one that owns the namespace, between cells.
 
 from __future__ import annotations
 
+import bisect
 import builtins
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from traceback import format_exception_only
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
-from .fingerprint import Image, Put, image
+from .fingerprint import Put
 from .graph import PLAIN_ATOM, Footprint, covariables, footprint, is_atom
-from .liverefs import DroppedReference, LiveReferences, what_was_dropped
+from .imager import Group, Guard, Imager, reason_of
+from .liverefs import LiveReferences
 from .namespace import Uses, unlimited, uses
 
 CompileCell = Callable[[str], "types.CodeType | None"]
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A value that is not saved.
-
-    Attributes:
-        type: its type, with the module.
-        reason: what pickling it raised.
-        key: of the object in `liverefs.LiveReferences`.
-    """
-
-    type: str
-    reason: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A co-variable.
-
-    Attributes:
-        names: of its values that are saved; their order is no part of it.
-        image: of these values; None if there are none.
-        dropped: the others.
-    """
-
-    image: Image | None
-    names: frozenset[str]
-    dropped: Mapping[str, Dropped] = field(default_factory=dict)
-
-    @property
-    def all_names(self) -> frozenset[str]:
-        """The names, saved or not."""
-        return self.names | self.dropped.keys() if self.dropped else self.names
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +46,7 @@ class Look:
         gone: those known before that are no more, or are not as they were.
         new: those of ``seen`` that were not known.
         relinked: names in ``new`` that are as they were, but belong to another co-variable now.
+        touched: names that the suspects led to, before all others were looked at too.
         footprints: of the names in ``seen``.
         values: what the names in ``seen`` stand for.
     """
@@ -89,6 +56,7 @@ class Look:
     gone: tuple[Group, ...]
     new: tuple[Group, ...]
     relinked: frozenset[str]
+    touched: frozenset[str]
     footprints: Mapping[str, Footprint]
     values: Mapping[str, Any]
 
@@ -105,10 +73,7 @@ class Tracker:
         namespace: the live one, in which functions have their globals.
         compile_cell: compiles a text as a cell, for magics that run one; None if it can't.
         references: knows the values that can't be pickled.
-        guard: lets an interrupt raise while users' code may run, which never may end.
-
-    Attributes:
-        saving: the names being pickled.
+        guard: see `imager.Imager`.
     """
 
     def __init__(
@@ -116,10 +81,9 @@ class Tracker:
         namespace: dict[str, Any],
         compile_cell: CompileCell,
         references: LiveReferences,
-        guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+        guard: Guard = nullcontext,
     ) -> None:
-        self._guard = guard
-        self.saving: frozenset[str] = frozenset()
+        self._imager = Imager(namespace, references, guard)
         self._references = references
         self._namespace = namespace
         self._compile_cell = compile_cell
@@ -128,6 +92,7 @@ class Tracker:
         self._owners: dict[int, str] = {}
         self._atoms: dict[str, Any] = {}
         self._unlimited: dict[str, str] = {}
+        self._known_spans: _Spans | None = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -169,19 +134,31 @@ class Tracker:
         seen: list[Group] = []
         new: list[Group] = []
         relinked: set[str] = set()
+        plain = {name for name, found in fresh.items() if found.plain}
         for names in covariables(fresh):
             known = self._groups.get(next(iter(names)))
             if known is not None and self._is_same_atom(names, view):
                 seen.append(known)
                 continue
-            plain = all(fresh[name].plain for name in names)
-            group = self._image(names, view, known, put, plain)
-            if known is not None and group == known:
+            values = {name: view[name] for name in names}
+            broken = next((search.broken[name] for name in names if name in search.broken), None)
+            if broken is None:
+                group = self._imager.take(values, known, put, plain)
+            else:
+                group = self._imager.drop(values, broken)
+            if known is not None and (
+                group == known
+                or (
+                    search.all_by_request
+                    and search.touched.isdisjoint(names)
+                    and self._only_pickles_otherwise(group, known, values, plain)
+                )
+            ):
                 seen.append(known)
             else:
                 seen.append(group)
                 new.append(group)
-                relinked |= self._unchanged(names, view)
+                relinked |= self._unchanged(names, view, plain)
         kept = set(map(id, seen))
         before = [self._groups[name] for name in search.names if name in self._groups]
         gone = {id(group): group for group in before if id(group) not in kept}
@@ -191,28 +168,50 @@ class Tracker:
             tuple(gone.values()),
             tuple(new),
             frozenset(relinked),
+            search.touched,
             fresh,
             {name: view[name] for name in fresh},
         )
 
-    def adopt(self, look: Look) -> None:
-        """Let what was seen be what is known."""
-        for group in (*look.gone, *look.seen):
+    def adopt(self, look: Look) -> list[Group]:
+        """Let what was seen be what is known.
+
+        Returns:
+            The co-variables that are not known to be made of the objects they were made of.
+        """
+        renewed = [group for group in look.seen if not self._is_as_known(group, look)]
+        if renewed or look.gone:
+            self._known_spans = None
+        kept = {dropped.key for group in look.seen for dropped in group.dropped.values()}
+        for group in look.gone:
+            for dropped in group.dropped.values():
+                if dropped.key not in kept:
+                    self._references.release(dropped.key)
+        for group in (*look.gone, *renewed):
             for name in group.all_names:
                 self._forget(name)
-        for group in look.seen:
+        for group in renewed:
             for name in group.all_names:
                 known = look.footprints[name]
                 self._groups[name] = group
                 self._footprints[name] = known
-                for item in known.objects:
-                    self._owners[item] = name
+                self._owners.update(dict.fromkeys(known.objects, name))
                 value = look.values[name]
                 if is_atom(value):
                     self._atoms[name] = value
                 defeat = unlimited(value)
                 if defeat is not None:
                     self._unlimited[name] = defeat
+        return renewed
+
+    def _is_as_known(self, group: Group, look: Look) -> bool:
+        """Tell whether a co-variable is the known one, made of the same objects."""
+        return all(
+            self._groups.get(name) is group
+            and self._footprints[name] == look.footprints[name]
+            and (name not in self._atoms or self._atoms[name] is look.values[name])
+            for name in group.all_names
+        )
 
     def forget_images(self) -> None:
         """Have the next look that sees everything store everything."""
@@ -236,72 +235,29 @@ class Tracker:
         missing = object()
         return self._atoms.get(name, missing) is view[name]
 
-    def _image(
-        self,
-        names: frozenset[str],
-        view: Mapping[str, Any],
-        known: Group | None,
-        put: Put,
-        plain: bool,
-    ) -> Group:
-        values = {name: view[name] for name in names}
-        old = known.image if known is not None and known.names == names else None
-        self.saving = names
-        try:
-            if plain:
-                return Group(image(values, self._namespace, put, old, plain=True), names)
-            with self._guard():
-                return Group(image(values, self._namespace, put, old), names)
-        except Exception as error:
-            dropped = {name: self._dropped(view[name], error) for name in names}
-        if len(names) > 1:
-            for name in names:
-                self.saving = frozenset({name})
-                try:
-                    with self._guard():
-                        image({name: view[name]}, self._namespace, measure)
-                except Exception as error:
-                    dropped[name] = self._dropped(view[name], error)
-                else:
-                    del dropped[name]
-        saved = names - dropped.keys()
-        if not saved or saved == names:
-            return Group(None, frozenset(), dropped)
-        values = {name: view[name] for name in saved}
-        try:
-            return Group(image(values, self._namespace, put, None), saved, dropped)
-        except Exception as error:
-            dropped |= {name: self._dropped(view[name], error) for name in saved}
-            return Group(None, frozenset(), dropped)
+    def _only_pickles_otherwise(
+        self, group: Group, known: Group, values: Mapping[str, Any], plain: set[str]
+    ) -> bool:
+        """Tell whether values that nothing has touched differ as they do at every look.
 
-    def _unchanged(self, names: frozenset[str], view: Mapping[str, Any]) -> set[str]:
-        """Return those names whose former co-variables have only become part of another one."""
-        unchanged: set[str] = set()
+        Pickling a matplotlib figure, for one, changes a counter in it.
+        """
+        same_names = group.names == known.names and group.dropped == known.dropped
+        return same_names and not self._imager.is_stable(values, group, plain)
+
+    def _unchanged(
+        self, names: frozenset[str], view: Mapping[str, Any], plain: set[str]
+    ) -> frozenset[str]:
+        """Return the variables among names that only belong to another co-variable than before."""
         former = {id(group): group for name in names if (group := self._groups.get(name))}
-        for group in former.values():
-            if group.image is not None and group.names < names:
-                values = {name: view[name] for name in group.names}
-                try:
-                    now = image(values, self._namespace, measure, group.image)
-                except Exception:  # reported by the look itself
-                    continue
-                if now == group.image:
-                    unchanged |= group.names
-        return unchanged
-
-    def _dropped(self, value: Any, error: Exception) -> Dropped:
-        key = self._references.key_of(value)
-        if type(value) is DroppedReference:
-            _, kind, reason = what_was_dropped(value)
-            return Dropped(kind, reason, key)
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        return Dropped(kind, "".join(format_exception_only(error)).strip()[:300], key)
+        unchanged = [
+            self._imager.variables_unchanged(group, view, plain) for group in former.values()
+        ]
+        return names & frozenset().union(*unchanged)
 
     def _defeat_of(self, name: str) -> str | None:
         value = self._namespace.get(name, vars(builtins).get(name))
         return self._unlimited.get(name) or unlimited(value)
-
-    # -- for _Search
 
     def group_of(self, name: str) -> Group | None:
         """Return the known co-variable of a name."""
@@ -311,14 +267,36 @@ class Tracker:
         """Return the known footprint of a name."""
         return self._footprints.get(name, PLAIN_ATOM)
 
+    def is_leaf(self, name: str) -> bool:
+        """Tell whether a name stands for one object that holds numbers and strings only."""
+        known = self._footprints[name]
+        return known.plain and len(known.objects) == 1
+
     def owners_of(self, found: Footprint) -> Iterator[str]:
         """Yield a name at least of each known co-variable that shares something with ``found``."""
         for item in found.objects & self._owners.keys():
             yield self._owners[item]
-        if found.memory or not found.complete:
-            for name, known in self._footprints.items():
-                if _overlap(known.memory, found.memory) or not (known.complete or found.complete):
-                    yield name
+        for start, stop in found.memory:
+            yield from self._spans.overlapping(start, stop)
+        if not found.complete:
+            yield from (name for name, known in self._footprints.items() if not known.complete)
+
+    def instances_of(self, cls: type) -> Iterator[str]:
+        """Yield the names through which instances of a class are reached: they pickle with it."""
+        for name, known in self._footprints.items():
+            if id(cls) in known.classes:
+                yield name
+
+    @property
+    def saving(self) -> frozenset[str]:
+        """The names being saved, or saved last."""
+        return self._imager.saving
+
+    @property
+    def _spans(self) -> _Spans:
+        if self._known_spans is None:
+            self._known_spans = _Spans(self._footprints)
+        return self._known_spans
 
     def atom(self, name: str, value: Any) -> bool:
         """Tell whether ``name`` stands for the very immutable object it is known to stand for."""
@@ -341,17 +319,30 @@ class _Search:
         self._code_followed: set[types.CodeType] = set()
         self.names: set[str] = set()
         self.footprints: dict[str, Footprint] = {}
+        self.broken: dict[str, str] = {}
         self.defeat: str | None = None
+        self.all_by_request = False
+        """True if every name is looked at though no code may have touched every name."""
+        self._touched: frozenset[str] = frozenset()
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The names gone to for themselves, not because every name is looked at."""
+        return frozenset(self.names) if self.defeat is None else self._touched
 
     def start(self, suspects: Uses) -> None:
         """Go to all suspects."""
+        self.follow(suspects.names)
         if suspects.defeat is not None:
             self.everything(suspects.defeat)
-        self.follow(suspects.names)
+        elif suspects.verify and self.defeat is None:
+            self.everything("asked for")
+            self.all_by_request = True
 
     def everything(self, reason: str) -> None:
         """Go to every name there is."""
         if self.defeat is None:
+            self._touched = frozenset(self.names)
             self.defeat = reason
             self.follow([*self._view, *self._tracker.names])
 
@@ -376,10 +367,19 @@ class _Search:
             if self._tracker.atom(name, value):
                 self.footprints[name] = self._tracker.footprint_of(name)
                 return
-            found = self.footprints[name] = footprint(value, self._namespace)
+            found = self.footprints[name] = self._footprint(name, value)
+            if issubclass(type(value), type):
+                yield from self._tracker.instances_of(value)
             yield from self._used_by(found)
             yield from self._tracker.owners_of(found)
         yield from self._used_by(self._tracker.footprint_of(name))
+
+    def _footprint(self, name: str, value: Any) -> Footprint:
+        try:
+            return footprint(value, self._namespace)
+        except Exception as error:  # of users: a __class__ property, a metaclass
+            self.broken[name] = reason_of(error)
+            return Footprint(frozenset({id(value)}))
 
     def _used_by(self, found: Footprint) -> Iterator[str]:
         """Yield what the code and the classes of a value may touch."""
@@ -389,7 +389,7 @@ class _Search:
             if self._class_names is None:
                 self._class_names = {}
                 for name, value in self._view.items():
-                    if isinstance(value, type):
+                    if issubclass(type(value), type):
                         self._class_names.setdefault(id(value), []).append(name)
             for cls in found.classes:
                 yield from self._class_names.get(cls, ())
@@ -402,10 +402,25 @@ class _Search:
             yield from used.names
 
 
-def _overlap(known: tuple[tuple[int, int], ...], found: tuple[tuple[int, int], ...]) -> bool:
-    return any(a < d and c < b for a, b in known for c, d in found)
+class _Spans:
+    """Which names have arrays in which memory: found by bisection."""
 
+    def __init__(self, footprints: Mapping[str, Footprint]) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        self._names: list[str] = []
+        spans = sorted((*span, name) for name, known in footprints.items() for span in known.memory)
+        for start, stop, name in spans:
+            if self._stops and start < self._stops[-1]:  # of one co-variable: one name will do
+                self._stops[-1] = max(stop, self._stops[-1])
+            else:
+                self._starts.append(start)
+                self._stops.append(stop)
+                self._names.append(name)
 
-def measure(piece: memoryview) -> bytes:
-    """Stand in for a store: what is only compared need not be kept."""
-    return bytes(32)
+    def overlapping(self, start: int, stop: int) -> Iterator[str]:
+        """Yield a name of each co-variable that has something between two addresses."""
+        at = max(bisect.bisect_right(self._starts, start) - 1, 0)
+        for index in range(at, bisect.bisect_left(self._starts, stop)):
+            if self._stops[index] > start:
+                yield self._names[index]

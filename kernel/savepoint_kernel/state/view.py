@@ -24,6 +24,8 @@ _RESULT = re.compile(r"_\d+|_{1,3}")
 _OUTPUTS = ("Out[", "displayhook.")
 _OUTPUT = re.compile(r"Out\[(\d+)\]")
 _LAST_RESULTS = {f"displayhook.{name}": name for name in ("_", "__", "___")}
+LAST_RESULTS = frozenset(_LAST_RESULTS) | frozenset(_LAST_RESULTS.values())
+"""Names that IPython binds anew with each result."""
 
 
 class NamespaceView:
@@ -35,6 +37,7 @@ class NamespaceView:
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
+        self._not_the_users: dict[str, Any] = {}
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -49,11 +52,11 @@ class NamespaceView:
 
     def read(self) -> dict[str, Any]:
         """Return the tracked names with their values, in the order of the namespace."""
-        names = {
-            name: value
-            for name, value in self.namespace.copy().items()
-            if not self._is_hidden(name, value)
-        }
+        names = self.namespace.copy()
+        for name in _NOT_THE_USERS.intersection(names):
+            self._not_the_users[name] = names.pop(name)
+        for name in [name for name in names if self._is_hidden(name)]:
+            del names[name]
         for number, value in self._outputs.copy().items():
             names[f"Out[{number}]"] = value
         last = vars(self._shell.displayhook)
@@ -63,13 +66,12 @@ class NamespaceView:
                 names[name] = value
         return names
 
-    def _is_hidden(self, name: Any, value: Any) -> bool:
+    def _is_hidden(self, name: Any) -> bool:
         return (
             not isinstance(name, str)  # globals()[1] = 2 is possible, if useless
-            or name in _NOT_THE_USERS
-            or (name == "open" and self._shell.user_ns_hidden.get(name, self) is value)
             or (name[:2] == "_i" and name[2:].isdigit())  # one for each cell so far
-            or not is_variable(name)
+            or name.startswith(_OUTPUTS)
+            or (name == "open" and self._shell.user_ns_hidden.get(name) is self.namespace[name])
         )
 
     def write(self, values: Mapping[str, Any], removed: Iterable[str], order: list[str]) -> None:
@@ -80,7 +82,10 @@ class NamespaceView:
             removed: to unbind, where bound.
             order: all tracked names as they are to follow each other.
         """
-        namespace, outputs, hook = self.namespace, self._outputs, self._shell.displayhook
+        namespace, hook = self.namespace, self._shell.displayhook
+        for name, value in self._not_the_users.items():
+            namespace.setdefault(name, value)  # after globals().clear()
+        outputs = self._outputs
         for name in removed:
             if name in _LAST_RESULTS:
                 setattr(hook, _LAST_RESULTS[name], "")

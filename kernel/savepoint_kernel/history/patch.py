@@ -1,0 +1,95 @@
+"""Restoring the bytes of arrays and frames where only these differ.
+
+Loading a co-variable reads, verifies and copies all of it: 0.5 s for an array of 100 MB. If its
+pickle is the same but for the contents of buffers, the pieces that differ are written into the
+memory the live objects have, and nothing else is touched.
+
+Threads: the one that owns the namespace.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..serialize.pickler import dumps
+from ..state.fingerprint import Get, Piece
+from ..state.graph import Footprint
+from ..state.imager import Group
+from ..state.payload_arrays import address_of
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A co-variable as it is now.
+
+    Attributes:
+        group: what it looked like when it was looked at, just before.
+        values: its values.
+        footprints: of these.
+    """
+
+    group: Group
+    values: Mapping[str, Any]
+    footprints: Mapping[str, Footprint]
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Bytes, and where they belong."""
+
+    writes: tuple[tuple[memoryview, bytes], ...]
+
+    def apply(self) -> None:
+        """Write them."""
+        for place, data in self.writes:
+            place[:] = data
+
+
+def find_patch(wanted: Group, live: Live, namespace: dict[str, Any], get: Get) -> Patch | None:
+    """Return what turns the live co-variable into the wanted one; None if more than bytes differs.
+
+    Raises:
+        Exception: what reading the store or pickling raises.
+    """
+    a, b = wanted.image, live.group.image
+    if a is None or b is None or wanted.names != live.group.all_names or wanted.dropped:
+        return None
+    if a.stream != b.stream or not _same_sizes(a.buffers, b.buffers):
+        return None
+    values = {name: live.values[name] for name in sorted(wanted.names)}
+    _, buffers = dumps(values, namespace)
+    raw = [buffer.raw() for buffer in buffers]
+    if [len(view) for view in raw] != [sum(p.size for p in run) for run in a.buffers]:
+        return None
+    spans = [span for name in values for span in live.footprints[name].memory]
+    writes: list[tuple[memoryview, bytes]] = []
+    for view, run, now in zip(raw, a.buffers, b.buffers, strict=True):
+        differing = list(_differing(run, now))
+        if differing and (view.readonly or not _lies_in(view, spans)):
+            return None  # a copy that pickling made would be patched
+        for start, piece in differing:
+            writes.append((view[start : start + piece.size], piece.read(get)))
+    return Patch(tuple(writes))
+
+
+def _same_sizes(a: tuple[tuple[Piece, ...], ...], b: tuple[tuple[Piece, ...], ...]) -> bool:
+    return [[p.size for p in run] for run in a] == [[p.size for p in run] for run in b]
+
+
+def _differing(wanted: tuple[Piece, ...], now: tuple[Piece, ...]) -> Iterator[tuple[int, Piece]]:
+    start = 0
+    for piece, other in zip(wanted, now, strict=True):
+        if piece != other:
+            yield start, piece
+        start += piece.size
+
+
+def _lies_in(view: memoryview, spans: list[tuple[int, int]]) -> bool:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return False
+    start = address_of(numpy.frombuffer(view, "u1"))
+    return any(low <= start and start + len(view) <= high for low, high in spans)

@@ -1,0 +1,181 @@
+"""Co-variables, and taking their images: what can be saved is, the rest is named with a reason.
+
+Threads: the one that owns the namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from traceback import format_exception_only
+from typing import Any
+
+from .fingerprint import Image, Put, image
+from .liverefs import DroppedReference, LiveReferences, what_was_dropped
+from .view import is_output
+
+Guard = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A value that is not saved.
+
+    Attributes:
+        type: its type, with the module.
+        reason: what pickling it raised.
+        key: of the object in `liverefs.LiveReferences`.
+    """
+
+    type: str
+    reason: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A co-variable.
+
+    Attributes:
+        image: of the values that are saved; None if there are none.
+        names: of these; their order is no part of it.
+        dropped: the others.
+        core: image of the variables alone, for a co-variable that has outputs too.
+    """
+
+    image: Image | None
+    names: frozenset[str]
+    dropped: Mapping[str, Dropped] = field(default_factory=dict)
+    core: Image | None = field(default=None, compare=False)
+
+    @property
+    def all_names(self) -> frozenset[str]:
+        """The names, saved or not."""
+        return self.names | self.dropped.keys() if self.dropped else self.names
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The saved names that are no outputs."""
+        return frozenset(name for name in self.names if not is_output(name))
+
+
+class Imager:
+    """Takes images.
+
+    Args:
+        namespace: the live one, in which functions have their globals.
+        references: knows the values that can't be pickled.
+        guard: lets an interrupt raise while users' code runs, which may never end.
+
+    Attributes:
+        saving: the names being pickled.
+    """
+
+    def __init__(self, namespace: dict[str, Any], references: LiveReferences, guard: Guard) -> None:
+        self._namespace = namespace
+        self._references = references
+        self._guard = guard
+        self.saving: frozenset[str] = frozenset()
+
+    def take(
+        self, values: Mapping[str, Any], known: Group | None, put: Put, plain: Set[str]
+    ) -> Group:
+        """Take the image of a co-variable.
+
+        Args:
+            values: its names and values.
+            known: as it was, if these names were one before.
+            put: stores a piece that was not known.
+            plain: the names whose values are; see `fingerprint.image`.
+        """
+        old = known.image if known is not None and known.names == values.keys() else None
+        names = frozenset(values)
+        taken = self._try(values, put, plain, old)
+        if isinstance(taken, Image):
+            return Group(taken, names, core=self._core(values, plain))
+        dropped = {name: self._dropped(value, taken) for name, value in values.items()}
+        if len(values) > 1:
+            for name, value in values.items():
+                alone = self._try({name: value}, measure, plain)
+                if isinstance(alone, Image):
+                    del dropped[name]
+                else:
+                    dropped[name] = self._dropped(value, alone)
+        saved = {name: value for name, value in values.items() if name not in dropped}
+        if saved and len(saved) < len(values):
+            taken = self._try(saved, put, plain)
+            if isinstance(taken, Image):
+                return Group(taken, frozenset(saved), dropped, self._core(saved, plain))
+        # Where each of them can be saved alone, all together can't.
+        dropped |= {name: self._dropped(value, taken) for name, value in saved.items()}
+        return Group(None, frozenset(), dropped)
+
+    def drop(self, values: Mapping[str, Any], reason: str) -> Group:
+        """Return a co-variable of which nothing is saved."""
+        dropped = {name: self._dropped(value, reason) for name, value in values.items()}
+        return Group(None, frozenset(), dropped)
+
+    def is_stable(self, values: Mapping[str, Any], group: Group, plain: Set[str]) -> bool:
+        """Tell whether a second image is equal: pickling some values changes them."""
+        saved = {name: value for name, value in values.items() if name in group.names}
+        return group.image is None or self._try(saved, measure, plain, group.image) == group.image
+
+    def variables_unchanged(
+        self, group: Group, view: Mapping[str, Any], plain: Set[str]
+    ) -> frozenset[str]:
+        """Return the variables of a former co-variable, if they are as they were."""
+        variables = group.variables
+        before = group.image if len(variables) == len(group.names) else group.core
+        if not variables or before is None or not variables <= view.keys():
+            return frozenset()
+        now = self._try({name: view[name] for name in variables}, measure, plain, before)
+        return variables if now == before else frozenset()
+
+    def _core(self, values: Mapping[str, Any], plain: Set[str]) -> Image | None:
+        variables = {name: value for name, value in values.items() if not is_output(name)}
+        if not variables or len(variables) == len(values):
+            return None
+        core = self._try(variables, measure, plain)
+        return core if isinstance(core, Image) else None
+
+    def _try(
+        self,
+        values: Mapping[str, Any],
+        put: Put,
+        plain: Set[str],
+        known: Image | None = None,
+    ) -> Image | str:
+        """Return an image, or the reason why there is none."""
+        self.saving = frozenset(values)
+        try:
+            is_plain = plain >= values.keys()
+            return image(values, self._namespace, put, known, plain=is_plain, guard=self._guard)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a __reduce__ may raise SystemExit
+            # Not the error itself: its frames, and those of its context, would hold the values.
+            return reason_of(error)
+
+    def _dropped(self, value: Any, reason: str) -> Dropped:
+        key = self._references.key_of(value)
+        if type(value) is DroppedReference:
+            _, kind, known = what_was_dropped(value)
+            return Dropped(kind, known, key)
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        return Dropped(kind, reason, key)
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in one line what was raised."""
+    return "".join(format_exception_only(error)).strip()[:300]
+
+
+def measure(piece: memoryview) -> bytes:
+    """Stand in for a store: what is only compared need not be kept."""
+    return bytes(32)
+
+
+def names_of(groups: Iterable[Group]) -> frozenset[str]:
+    """Return all names of some co-variables."""
+    return frozenset(name for group in groups for name in group.all_names)
