@@ -7,6 +7,7 @@
     Control            control channel
     IOPub              subscriptions, output timers
     fd capture         C-level output
+    savepoint-store    writes commits to disk
     Heartbeat, subshell threads, history saving: ipykernel's and IPython's own
 
 Replies and iopub messages are sent by the thread that makes them (`sockets`, `iopub`).

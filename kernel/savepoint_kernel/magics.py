@@ -188,7 +188,7 @@ class TimelineMagics(Magics):  # type: ignore[misc]
             if words:
                 print(self._commands.switch(words[0]))
                 return
-            for name, tip in self._timeline.branches.items():
+            for name, tip in self._timeline.log.branches.items():
                 here = "*" if name == self._timeline.branch else " "
                 print(f"{here} {name}: commit {tip.number}")
 

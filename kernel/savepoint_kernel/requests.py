@@ -105,8 +105,8 @@ class TimelineRequests:
         return {
             "head": timeline.head.number,
             "branch": timeline.branch,
-            "branches": {name: tip.number for name, tip in timeline.branches.items()},
-            "checkpoints": {name: known.number for name, known in timeline.checkpoints.items()},
+            "branches": {name: tip.number for name, tip in timeline.log.branches.items()},
+            "checkpoints": {name: known.number for name, known in timeline.log.checkpoints.items()},
             "commits": [dataclasses.asdict(commit) for commit in self._commands.log(count)],
         }
 

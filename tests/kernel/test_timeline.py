@@ -152,6 +152,37 @@ def test_undo_skips_cells_that_only_looked(kernel):
     assert kernel.ok("x").value == "1"
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["x = 1", "x = 2", "1/0"],
+        ["x = 1", "x = 2", "x, x", "_"],
+        ["class P: v = 1\np = P(); x = 1", "P.v = 10; x = 2"],
+        ["import threading\nclass M: lock = threading.Lock()\nm = M()", "x = 1", "m.w = 2"],
+        ["x = 1\nclass Exits:\n    def __reduce__(self): raise SystemExit", "x = Exits()"],
+        ["import weakref\nclass W: pass\nw = W(); p = weakref.proxy(w); x = 1", "del w", "x = 2"],
+        [
+            "import sys\nx = 1; sys.setrecursionlimit(10**5); l = []",
+            "for x in range(99000): l = [l]",
+        ],
+    ],
+    ids=["error", "display", "class", "unsaved", "exit", "proxy", "depth"],
+)
+def test_undo_goes_back_one_cell_whatever_it_was(own_kernel, cells):
+    for cell in cells:
+        own_kernel.run(cell)
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("x") == "1"
+
+
+def test_figure_that_pickles_otherwise_each_time_is_no_change(own_kernel):
+    own_kernel.ok("import matplotlib; matplotlib.use('agg')\nimport matplotlib.pyplot as plt")
+    own_kernel.ok("figure, axes = plt.subplots(); axes.plot([1, 2, 3]); x = 1")
+    own_kernel.ok("x = 2")
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("x") == "1"
+
+
 def test_undo_of_many_cells_redo_and_nothing_left(kernel):
     for value in range(4):
         kernel.ok(f"x = {value}")
@@ -370,6 +401,19 @@ def test_session_comes_back_in_a_new_process():
         kernel.manager.provisioner.process.wait(30)
     with start_kernel(session, "--Savepoints.restore_on_start=True") as kernel:
         assert kernel.eval("p.v") == "[1]"
+
+
+def test_module_from_a_path_the_session_added_is_found_again(tmp_path):
+    session = "--Savepoints.session=with-path"
+    (tmp_path / "of_the_session.py").write_text("class Thing:\n    value = 3\n")
+    with start_kernel(session) as kernel:
+        kernel.ok(f"import sys\nsys.path.append({str(tmp_path)!r})")
+        kernel.ok("from of_the_session import Thing\nthing = Thing()")
+        kernel.client.shutdown()
+        kernel.manager.provisioner.process.wait(30)
+    with start_kernel(session) as kernel:
+        kernel.ok("%restore")
+        assert kernel.eval("thing.value") == "3"
 
 
 def test_killed_kernel_loses_nothing_it_had_on_disk():

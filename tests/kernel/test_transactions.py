@@ -204,3 +204,35 @@ def test_block_that_raises_is_undone_and_the_rest_of_the_cell_is_not(kernel):
     assert kernel.eval("(x, y, reason, 'z' in globals())") == "([1, 9], [1, 2], 'no', False)"
     kernel.ok("%undo")
     assert kernel.eval("(x, y)") == "([1], [1, 2])"
+
+
+def test_commits_inside_a_failed_cell_are_undone_with_it(kernel):
+    kernel.ok("from savepoint_kernel import api as savepoint\nx = [1]")
+    code = "x.append(2); y = 5\nwith savepoint.transaction():\n    x.append(3)\n"
+    fail(kernel, code + "savepoint.checkpoint('inside')\nz = 6\n1/0")
+    assert kernel.eval("(x, 'y' in globals(), 'z' in globals())") == "([1], False, False)"
+
+
+def test_results_are_those_of_before(kernel):
+    kernel.ok("5")
+    kernel.ok("_")
+    fail(kernel, "7\n1/0")
+    assert kernel.ok("_, __").value == "(5, 5)"
+
+
+def test_namespace_that_was_cleared_is_whole_again(own_kernel):
+    own_kernel.ok("x = 1")
+    fail(own_kernel, "globals().clear()\n1/0")
+    assert own_kernel.ok("x").value == "1"
+    own_kernel.ok("%timeline")
+
+
+def test_value_that_cannot_be_loaded_is_named_and_the_rest_is_rolled_back(kernel):
+    kernel.ok(
+        "class Strange:\n    def __reduce__(self): return (int, ('not a number',))\n"
+        "s = Strange(); s.v = 1; x = [1]"
+    )
+    result = fail(kernel, "s.v = 2; s = 3; x.append(2); 1/0")
+    assert "s" in result.savepoint["transaction"]["unrestorable"]
+    assert [m["content"]["ename"] for m in result.of("error")] == ["ZeroDivisionError"]
+    assert kernel.eval("x") == "[1]"

@@ -44,12 +44,12 @@ class Commands:
 
     def log(self, count: int = 0) -> Sequence[Commit]:
         """Return the latest ``count`` commits, oldest first; all for 0."""
-        return self._timeline.commits[-count:]
+        return self._timeline.log.commits[-count:]
 
     def names(self) -> dict[int, list[str]]:
         """Return the checkpoints' names by commit number."""
         names: dict[int, list[str]] = {}
-        for name, commit in self._timeline.checkpoints.items():
+        for name, commit in self._timeline.log.checkpoints.items():
             names.setdefault(commit.number, []).append(name)
         return names
 
@@ -69,8 +69,8 @@ class Commands:
         """
         if second is None:
             self._timeline.commit_outside()
-        older = self._timeline.find(first)
-        newer = self._timeline.head if second is None else self._timeline.find(second)
+        older = self._timeline.log.find(first)
+        newer = self._timeline.head if second is None else self._timeline.log.find(second)
         before, after = self._by_name(older), self._by_name(newer)
         differing = [
             name
@@ -110,7 +110,7 @@ class Commands:
         timeline, stats = self._timeline, self._savepoints.store.stats()
         return {
             "commit": f"{timeline.head.number} on {timeline.branch}",
-            "commits": str(len(timeline.commits)),
+            "commits": str(len(timeline.log.commits)),
             "policy": self._savepoints.transaction,
             "transaction": "in progress" if self.transactions.in_progress else "none",
             "store": str(self._savepoints.location),
@@ -143,7 +143,7 @@ class Commands:
             UnrestorableState: a value can't be loaded; nothing was changed.
         """
         timeline = self._timeline
-        target = timeline.previous if wanted is None else timeline.find(wanted)
+        target = timeline.log.previous if wanted is None else timeline.log.find(wanted)
         if target is None:
             raise CheckpointNotFound("no process before this one has left a state of this session")
         timeline.commit_outside()
@@ -158,7 +158,7 @@ class Commands:
             ValueError: it can't be a name.
         """
         timeline = self._timeline
-        tip = timeline.branches.get(_checked(name))
+        tip = timeline.log.branches.get(_checked(name))
         self._timeline.commit_outside()
         if tip is None:
             timeline.begin_branch(name)
@@ -191,7 +191,7 @@ class Commands:
                 f"these can't be saved: {listed}. Delete them, or use warn_drop"
             )
         if name is not None:
-            self._timeline.name(name, commit)
+            self._timeline.log.name(name, commit)
         return commit
 
     def clear(self, keep_imports: bool = False) -> list[str]:

@@ -145,9 +145,9 @@ class Savepoints(LoggingConfigurable):
         if not self.enabled or self._timeline is not None:
             return
         self._open()
-        if self._timeline is not None and self.restore_on_start and self._timeline.previous:
+        if self._timeline is not None and self.restore_on_start and self._timeline.log.previous:
             try:
-                self._timeline.checkout(self._timeline.previous)
+                self._timeline.checkout(self._timeline.log.previous)
             except Exception as error:
                 self._report("The session could not be restored", error)
 
@@ -192,7 +192,7 @@ class Savepoints(LoggingConfigurable):
     def close(self, restart: bool) -> None:
         """Commit and write what is left."""
         if self._session_store is not None:
-            kept = restart or (self._timeline is not None and bool(self._timeline.checkpoints))
+            kept = restart or (self._timeline is not None and bool(self._timeline.log.checkpoints))
             self._session_store.close(keep=kept)
             self._timeline = self._session_store = None
             self._failed = "the kernel is shutting down"
@@ -212,7 +212,7 @@ class Savepoints(LoggingConfigurable):
     @property
     def next_commit(self) -> int | None:
         """Number of the commit that the running cell will make; None if there will be none."""
-        return self.timeline.next_number() if self.available else None
+        return self.timeline.log.next_number if self.available else None
 
     # -- cells
 

@@ -31,17 +31,13 @@ from ..state.namespace import Uses
 from ..state.process import Failure, Participants, ProcessState
 from ..state.tracker import Look, Tracker
 from ..state.view import LAST_RESULTS, NamespaceView, is_output, is_variable
-from .commit import CellInfo, Commit, decode
+from .commit import CellInfo, Commit
+from .log import MAIN, CommitLog
 from .patch import Live
 from .staging import Staging, load, same_object
 from .store import Store
 from .table import Table, TableWriter
 from .table import read as read_table
-
-MAIN = "main"
-"""Name of the first branch."""
-
-_HEAD, _TAG, _BRANCH = "HEAD", "tag:", "branch:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +104,9 @@ class Timeline:
         self._participants = participants
         self._store = store
         self._tables = TableWriter(self._store.put)
-        self._commits: dict[int, Commit] = {}
-        self._ids: dict[int, bytes] = {}
+        self.log = CommitLog(store)
         self._ranks: dict[str, int] = {}
-        self._undone: list[int] = []
+        self._undone: list[Commit] = []
         self._anchors: dict[int, tuple[Group, Anchors]] = {}
         self._codes: list[types.CodeType] = []
         self._suspects = Uses(frozenset())
@@ -119,13 +114,6 @@ class Timeline:
         self._process_addresses: dict[str, str] = {}
         self.branch = MAIN
         self._head: Commit | None = None
-        for record in store.commits():
-            commit = decode(record.manifest)
-            self._commits[commit.number] = commit
-            self._ids[commit.number] = record.id
-        self._by_id = {known: number for number, known in self._ids.items()}
-        self.previous = self._refs(_HEAD).get("")
-        """Where another process with this session left off."""
         self.commit("start", full=True)
 
     # -- what happened since the last commit
@@ -159,15 +147,6 @@ class Timeline:
     def saving(self) -> frozenset[str]:
         """The names being saved, or saved last."""
         return self._tracker.saving
-
-    @property
-    def commits(self) -> list[Commit]:
-        """All commits, oldest first."""
-        return list(self._commits.values())
-
-    def next_number(self) -> int:
-        """Return the number the next commit will have."""
-        return next(reversed(self._commits), 0) + 1
 
     def commit(
         self,
@@ -217,10 +196,10 @@ class Timeline:
         # What can't be compared may have changed if something has touched it.
         names_changed |= look.touched & dropped.keys()
         commit = Commit(
-            number=self.next_number(),
+            number=self.log.next_number,
             parent=None if self._head is None else self._head.number,
             time=time.time(),
-            branch=self._branch_to_commit_on(),
+            branch=self.log.branch_after(self._head, self.branch),
             kind=kind,
             cell=cell,
             message=message,
@@ -244,13 +223,7 @@ class Timeline:
         return commit
 
     def _add(self, commit: Commit) -> None:
-        parent = None if commit.parent is None else self._ids[commit.parent]
-        # A process that has only started is nothing to come back to.
-        refs = () if commit.kind == "start" else (_HEAD, _BRANCH + commit.branch)
-        made = self._store.commit(commit.encode(), parent=parent, refs=refs)
-        self._commits[commit.number] = commit
-        self._ids[commit.number] = made
-        self._by_id[made] = commit.number
+        self.log.add(commit)
         if _says_something(commit):
             self._undone.clear()
         self.branch = commit.branch
@@ -297,55 +270,8 @@ class Timeline:
 
     def begin_branch(self, name: str) -> None:
         """Let the next commits go on a branch of their own."""
-        self._store.set_ref(_BRANCH + name, self._ids[self.head.number])
+        self.log.begin_branch(name, self.head)
         self.branch = name
-
-    def _branch_to_commit_on(self) -> str:
-        """Return the current branch, or a new one if HEAD is not its tip."""
-        tip = self._store.refs().get(_BRANCH + self.branch)
-        if tip is None or (self._head is not None and tip == self._ids[self._head.number]):
-            return self.branch
-        return f"{self.branch.partition('~')[0]}~{self.next_number()}"
-
-    # -- names for commits
-
-    @property
-    def branches(self) -> dict[str, Commit]:
-        """The newest commit of each branch."""
-        return self._refs(_BRANCH)
-
-    @property
-    def checkpoints(self) -> dict[str, Commit]:
-        """The named commits."""
-        return self._refs(_TAG)
-
-    def _refs(self, prefix: str) -> dict[str, Commit]:
-        return {
-            name[len(prefix) :]: self._commits[self._by_id[made]]
-            for name, made in self._store.refs().items()
-            if name.startswith(prefix) and made in self._by_id
-        }
-
-    def name(self, name: str, commit: Commit) -> None:
-        """Give a commit a name, which another one may have had."""
-        self._store.set_ref(_TAG + name, self._ids[commit.number])
-
-    def find(self, wanted: str) -> Commit:
-        """Return a commit by name, branch or number.
-
-        Raises:
-            CheckpointNotFound: there is none.
-        """
-        found = self.checkpoints.get(wanted) or self.branches.get(wanted)
-        if found is None and wanted.isdigit():
-            found = self._commits.get(int(wanted))
-        if found is None:
-            names = ", ".join(sorted({*self.checkpoints, *self.branches})) or "none"
-            raise CheckpointNotFound(
-                f"there is no checkpoint, branch or commit {wanted!r}; names: {names}; "
-                f"numbers: 1 to {self.next_number() - 1}. %timeline lists them"
-            )
-        return found
 
     # -- ways back
 
@@ -360,12 +286,12 @@ class Timeline:
         left = count
         while target is not None and left:
             left -= target.kind == "cell" and _says_something(target)
-            target = None if target.parent is None else self._commits.get(target.parent)
+            target = self.log.parent(target)
         if target is None:
             raise CheckpointNotFound(
                 f"there are no {count} cells to undo" if count > 1 else "there is nothing to undo"
             )
-        undone, branch = [*self._undone, self.head.number], self.branch
+        undone, branch = [*self._undone, self.head], self.branch
         restored = self.checkout(target, strict=False)
         self._undone, self.branch = undone, branch
         return restored
@@ -380,7 +306,7 @@ class Timeline:
         if not self._undone:
             raise CheckpointNotFound("there is nothing to redo: no undo since the last commit")
         undone = self._undone[:-1]
-        restored = self.checkout(self._commits[self._undone[-1]], strict=False)
+        restored = self.checkout(self._undone[-1], strict=False)
         self._undone = undone
         return restored
 
@@ -474,14 +400,10 @@ class Timeline:
             for group in table.groups
             if group.all_names & wanted and now.get(next(iter(group.all_names))) != group
         ]
-        staging = self._staging()
-        for group in differing:
-            try:
-                staging.add(group, self._live(group, view))
-            except UnrestorableState as error:
-                if strict:
-                    raise
-                staging.keep(group, view, str(error))
+        try:
+            staging = self._stage(differing, view, strict=True)
+        except UnrestorableState:
+            staging = self._stage_elsewhere(differing, view, target, strict)
         names_differing = {name for group in differing for name in group.all_names}
         others = (value for name, value in view.items() if name not in names_differing)
         unrestorable = {n: reason for n, reason in staging.unrestorable.items() if n in wanted}
@@ -494,8 +416,31 @@ class Timeline:
                 unrestorable |= self._restore_process(target)
                 self._settle(values, table.ranks)
                 self._head, self.branch = target, target.branch
-                self._store.set_ref(_HEAD, self._ids[target.number])
+                self.log.set_head(target)
         return Restored(target, tuple(sorted(values)), tuple(sorted(removed)), unrestorable)
+
+    def _stage(self, groups: list[Group], view: Mapping[str, Any], *, strict: bool) -> Staging:
+        staging = self._staging()
+        for group in groups:
+            try:
+                staging.add(group, self._live(group, view))
+            except UnrestorableState as error:
+                if strict:
+                    raise
+                staging.keep(group, view, str(error))
+        return staging
+
+    def _stage_elsewhere(
+        self, groups: list[Group], view: Mapping[str, Any], target: Commit, strict: bool
+    ) -> Staging:
+        """Load with the process as it was: a module may be on the path of that time only."""
+        before = self._participants.capture()
+        self._restore_process(target)
+        try:
+            return self._stage(groups, view, strict=strict)
+        except UnrestorableState:
+            self._participants.restore(before)
+            raise
 
     def _settle(self, values: Mapping[str, Any], ranks: Mapping[str, int]) -> None:
         """Take what was just restored for the known state."""
