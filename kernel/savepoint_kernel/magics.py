@@ -266,12 +266,17 @@ class TimelineMagics(Magics):  # type: ignore[misc]
     def savepoint(self, line: str) -> None:
         """Set a savepoint in the transaction, or look after the store.
 
-        Usage: ``%savepoint NAME``, ``%savepoint status``
+        Usage: ``%savepoint NAME``, ``%savepoint status``, ``%savepoint gc`` (removes all commits
+        but the ends of branches and the checkpoints).
         """
         words = _words(line, "%savepoint")
         with _usage("%savepoint"):
             if words in ([], ["status"]):
                 display(Status(self._commands.status()))
+                return
+            if words == ["gc"]:
+                removed, freed = self._commands.collect()
+                print(f"{removed} commits removed, {freed / 1e6:.1f} MB freed")
                 return
             if len(words) > 1:
                 raise UsageError("%savepoint takes one name: %savepoint NAME")

@@ -465,6 +465,34 @@ def test_session_of_a_kernel_that_ends_is_removed_unless_it_has_checkpoints():
     assert [store.exists() for store in stores] == [False, True]
 
 
+def test_collection_keeps_what_has_a_name_and_where_the_session_is(own_kernel):
+    own_kernel.ok("import random\nx = random.randbytes(3_000_000)")
+    own_kernel.ok("%checkpoint kept")
+    for _ in range(3):
+        own_kernel.ok("x = random.randbytes(3_000_000); digest = hash(x)")
+    own_kernel.ok("y = 1")
+    assert "MB freed" in own_kernel.ok("%savepoint gc").text()
+    own_kernel.ok("x = 0")
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("hash(x) == digest") == "True"
+    own_kernel.ok("%restore kept")
+    assert own_kernel.eval("(len(x), 'y' in globals())") == "(3000000, False)"
+
+
+def test_session_over_its_quota_loses_its_oldest_states():
+    with start_kernel("--Savepoints.quota=10000000") as kernel:
+        kernel.ok("import random")
+        results = [kernel.ok("x = random.randbytes(3_000_000); digest = hash(x)") for _ in range(6)]
+        told = kernel.ok("y = 1").text("stderr") + "".join(r.text("stderr") for r in results)
+        notices = [m for m in kernel._seen["iopub"] if m["msg_type"] == "stream"]
+        told += "".join(m["content"]["text"] for m in notices)
+        assert "oldest commits" in told
+        kernel.ok("x = 0")
+        kernel.ok("%undo")
+        assert kernel.eval("hash(x) == digest") == "True"
+        assert len(commits(kernel)) < 9
+
+
 def test_switched_off_there_is_no_timeline():
     with start_kernel("--Savepoints.enabled=False") as kernel:
         result = kernel.ok("x = 1")

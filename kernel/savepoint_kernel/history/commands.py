@@ -105,6 +105,15 @@ class Commands:
                 return f"<{error}>"
         return describe(values[id(group)][name])
 
+    def collect(self) -> tuple[int, int]:
+        """Remove every commit but the ends of branches, checkpoints and what undo and redo need.
+
+        Returns:
+            How many, and the bytes freed on disk.
+        """
+        spare = self._timeline.spare(self._savepoints.pinned)
+        return len(spare), self._timeline.log.remove(spare)
+
     def status(self) -> dict[str, str]:
         """Return where the timeline is, how large it is, and whether it can be written."""
         timeline, stats = self._timeline, self._savepoints.store.stats()
@@ -224,7 +233,9 @@ class Commands:
         Raises:
             TransactionConflict: one is in progress.
         """
-        self.transactions.begin(self._here())
+        here = self._here()
+        self.transactions.begin(here)
+        self._savepoints.pinned.add(here.number)
 
     def commit(self) -> None:
         """End the transaction and keep what it did.
@@ -233,6 +244,7 @@ class Commands:
             TransactionConflict: none is in progress.
         """
         self.transactions.end()
+        self._savepoints.pinned.clear()
 
     def rollback(self, savepoint: str | None = None) -> Restored:
         """Undo the transaction and end it, or undo what came after a savepoint.
@@ -242,6 +254,7 @@ class Commands:
         """
         if savepoint is None:
             target = self.transactions.end()
+            self._savepoints.pinned.clear()
         else:
             target = self.transactions.roll_back_to(savepoint)
         self._timeline.commit_outside()
@@ -255,7 +268,9 @@ class Commands:
             TransactionConflict: no transaction is in progress.
             ValueError: it can't be a name.
         """
-        self.transactions.savepoint(_checked(name), self._here())
+        here = self._here()
+        self.transactions.savepoint(_checked(name), here)
+        self._savepoints.pinned.add(here.number)
 
     @contextmanager
     def block(self) -> Iterator[None]:

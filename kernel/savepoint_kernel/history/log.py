@@ -9,9 +9,12 @@ Threads: written on the main thread; reading is safe on any.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
+
 from ..exceptions import CheckpointNotFound
+from . import table
 from .commit import Commit, decode
-from .store import Store
+from .store import CommitRecord, Store
 
 MAIN = "main"
 """Name of the first branch."""
@@ -59,6 +62,23 @@ class CommitLog:
         self._commits[commit.number] = commit
         self._ids[commit.number] = made
         self._by_id[made] = commit.number
+
+    def remove(self, commits: Collection[Commit]) -> int:
+        """Remove commits that no name leads to, and free what no other one needs.
+
+        Returns:
+            Bytes freed on disk.
+
+        Raises:
+            CorruptStore: what the others need can't be told; nothing was removed.
+            OSError: the disk fails.
+        """
+        before = self._store.stats().disk_bytes
+        self._store.gc([self._ids[commit.number] for commit in commits], references)
+        for commit in commits:
+            del self._by_id[self._ids.pop(commit.number)]
+            del self._commits[commit.number]
+        return before - self._store.stats().disk_bytes
 
     def parent(self, commit: Commit) -> Commit | None:
         """Return the commit before; None if there is none."""
@@ -118,3 +138,10 @@ class CommitLog:
                 f"numbers: 1 to {self.next_number - 1}. %timeline lists them"
             )
         return found
+
+
+def references(record: CommitRecord, read: Callable[[bytes], bytes]) -> Iterator[bytes]:
+    """Yield the address of every chunk that a commit needs; see `store.References`."""
+    commit = decode(record.manifest)
+    yield from table.references(map(bytes.fromhex, commit.buckets), read)
+    yield from map(bytes.fromhex, commit.process.values())

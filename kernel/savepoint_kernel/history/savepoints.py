@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from traitlets import Bool, Enum, Unicode
+from traitlets import Bool, Enum, Int, Unicode
 from traitlets.config import LoggingConfigurable
 
 from ..exceptions import TimelineNotAvailable
@@ -90,6 +90,12 @@ class Savepoints(LoggingConfigurable):
         help="""async: a commit is on disk at most a second after the cell, and at the end. sync:
         before the next cell. memory: never; it ends with the kernel.""",
     ).tag(config=True)
+    quota = Int(
+        10_000_000_000,
+        min=0,
+        help="""Bytes a session may take on disk. Over it, the oldest commits that have no name go
+        first. 0 means no limit.""",
+    ).tag(config=True)
     session = Unicode(
         help="""Name of the session, a directory of the store. Default: the notebook's path where
         the server tells it, else one for each kernel, restarts included."""
@@ -114,6 +120,8 @@ class Savepoints(LoggingConfigurable):
         self._our_threads: set[threading.Thread] = set()
         self.view = NamespaceView(shell)
         self._base: Base | None = None
+        self.pinned: set[int] = set()
+        """Numbers of commits that a transaction may go back to."""
         self.navigated = False
         """True if the running cell moved HEAD: it is no change of its own then."""
 
@@ -160,6 +168,7 @@ class Savepoints(LoggingConfigurable):
                 self.session,
                 self._connection_key,
                 cast(Durability, self.durability),
+                self.quota or None,
             )
             for notice in (*notices, *(f"{note}\n" for note in self.store.notes)):
                 self._notice(notice)
@@ -276,6 +285,8 @@ class Savepoints(LoggingConfigurable):
                 "cell", cell, full=self.verify == "all", only_changes=self.navigated
             )
             self.timeline.forget_suspects()
+            if self.store.stats().over_quota:
+                self._make_room()
         except Exception as error:
             self._report("This cell could not be committed", error)
             return None
@@ -289,6 +300,19 @@ class Savepoints(LoggingConfigurable):
             )
             return None
         return commit
+
+    def _make_room(self) -> None:
+        """Remove the older half of what can be spared, and again, until the quota is kept."""
+        removed = freed = 0
+        while self.store.stats().over_quota and (spare := self.timeline.spare(self.pinned)):
+            half = spare[: len(spare) // 2 + 1]
+            freed += self.timeline.log.remove(half)
+            removed += len(half)
+        if removed:
+            self._notice(
+                f"The session was larger than Savepoints.quota ({self.quota / 1e9:.1f} GB): its "
+                f"{removed} oldest commits without a name are removed, {freed / 1e6:.0f} MB freed\n"
+            )
 
     def _tell_of_losses(self) -> None:
         """Say what the disk did not take; the next commit stores all it needs."""

@@ -65,7 +65,11 @@ def _safe(name: str) -> str:
 
 
 def open_store(
-    directory: str, session: str, connection_key: bytes, durability: Durability
+    directory: str,
+    session: str,
+    connection_key: bytes,
+    durability: Durability,
+    quota: int | None,
 ) -> tuple[SessionStore, list[str]]:
     """Open the store of this kernel's session.
 
@@ -80,10 +84,10 @@ def open_store(
     key = SigningKey.load(Path(jupyter_data_dir(), "savepoint", "key"))
     notices: list[str] = []
     try:
-        store = Store.open(root / name, key, durability=durability)
+        store = Store.open(root / name, key, durability=durability, quota=quota)
         return SessionStore(store, root / name, lasting), []
     except (StoreLocked, CorruptStore, UntrustedStore) as error:
         fresh = root / f"{name}-{uuid.uuid4().hex[:8]}"
         notices.append(f"{error}\nThe commits of this kernel go to a store of its own: {fresh}\n")
-        store = Store.open(fresh, key, durability=durability)
+        store = Store.open(fresh, key, durability=durability, quota=quota)
         return SessionStore(store, fresh, lasting), notices

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -272,6 +272,18 @@ class Timeline:
         """Let the next commits go on a branch of their own."""
         self.log.begin_branch(name, self.head)
         self.branch = name
+
+    def spare(self, pinned: Collection[int]) -> list[Commit]:
+        """Return the commits that nothing leads to but their number, oldest first.
+
+        Args:
+            pinned: numbers of commits that are needed for something else.
+        """
+        named = (*self.log.branches.values(), *self.log.checkpoints.values(), *self._undone)
+        kept = {commit.number for commit in named} | {self.head.number, *pinned}
+        if self.log.previous is not None:
+            kept.add(self.log.previous.number)
+        return [commit for commit in self.log.commits if commit.number not in kept]
 
     # -- ways back
 
