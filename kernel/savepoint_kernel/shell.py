@@ -183,4 +183,5 @@ class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
             if isinstance(cell.shown, KeyboardInterrupt) and issubclass(etype, KeyboardInterrupt):
                 return  # of a burst of interrupts, one is shown
             cell.shown = evalue
+        self.kernel.iopub_thread.output.settle()  # what C code has written comes before the error
         super()._showtraceback(etype, evalue, stb)

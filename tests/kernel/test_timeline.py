@@ -40,10 +40,10 @@ def usage_error(kernel: Kernel, code: str) -> str:
     return result.content["evalue"]
 
 
-def test_commit_says_what_the_cell_changed(kernel):
-    kernel.ok("old = [1]; gone = 2")
-    reply = kernel.ok("new = 1\nold.append(2)\ndel gone").reply
-    commit = last_commit(kernel)
+def test_commit_says_what_the_cell_changed(own_kernel):
+    own_kernel.ok("old = [1]; gone = 2")
+    reply = own_kernel.ok("new = 1\nold.append(2)\ndel gone").reply
+    commit = last_commit(own_kernel)
     assert (commit["added"], commit["changed"], commit["removed"]) == (["new"], ["old"], ["gone"])
     assert commit["number"] == reply["metadata"]["savepoint"]["commit"]
     assert commit["cell"]["text"].startswith("new = 1")
