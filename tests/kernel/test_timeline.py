@@ -88,7 +88,7 @@ def test_change_through_another_name_is_seen(kernel):
         "output": ("x = []\nx", "_.append(1)"),
         "thread": (
             "x = []\nimport threading\ngo = threading.Event(); done = threading.Event()\n"
-            "def work():\n    go.wait(); x.append(1); done.set(); stop.wait()\n"
+            "def work():\n    go.wait(); x.append(1); done.set(); stop.wait(1)\n"
             "stop = threading.Event()\nthreading.Thread(target=work, daemon=True).start()",
             "go.set(); done.wait()",
         ),
