@@ -151,9 +151,10 @@ class OutputBuffer:
             self._set_timer()
 
     def _set_timer(self) -> None:
-        self._timer_set = True
         loop = self._iopub.io_loop
-        loop.add_callback(loop.call_later, PARTIAL, self._on_timer)
+        with self._interrupts.held():  # a timer that is said to be set and is not never comes
+            self._timer_set = True
+            loop.add_callback(loop.call_later, PARTIAL, self._on_timer)
 
     def _on_timer(self) -> None:
         """Send the tail of a burst, or a line without an end. On the IOPub thread."""

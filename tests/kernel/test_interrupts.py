@@ -694,6 +694,15 @@ def test_interrupt_anywhere_in_the_kernels_code_loses_nothing(own_kernel, tmp_pa
     walk(own_kernel, code, MACHINERY, 7, tmp_path / "place")
 
 
+def test_interrupt_anywhere_in_a_write_leaves_the_next_one_in_time(own_kernel, gate, tmp_path):
+    files = ("savepoint_kernel/output.py", "tornado/platform/asyncio.py", "asyncio/base_events.py")
+    walk(own_kernel, "print(1, end='')", files, 1, tmp_path / "place")
+    cell = own_kernel.start(f"print('no end', end='')\n{gate.wait};")
+    own_kernel.stream(cell, "no end")
+    gate.open()
+    own_kernel.finish(cell)
+
+
 def test_interrupt_anywhere_in_the_timeline_loses_nothing(own_kernel, tmp_path):
     walk(own_kernel, "x = [1, 2]", TIMELINE, 250, tmp_path / "place", apart=())
 

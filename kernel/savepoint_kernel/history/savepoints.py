@@ -199,12 +199,16 @@ class Savepoints(LoggingConfigurable):
             self._session_store.store.flush()
 
     def close(self, restart: bool) -> None:
-        """Commit and write what is left."""
-        if self._session_store is not None:
-            kept = restart or (self._timeline is not None and bool(self._timeline.log.checkpoints))
+        """Write what is left."""
+        if self._session_store is None:
+            return
+        kept = restart or (self._timeline is not None and bool(self._timeline.log.checkpoints))
+        try:
             self._session_store.close(keep=kept)
-            self._timeline = self._session_store = None
-            self._failed = "the kernel is shutting down"
+        except OSError:
+            self.log.exception("The latest commits are lost")
+        self._timeline = self._session_store = None
+        self._failed = "the kernel is shutting down"
 
     @property
     def store(self) -> Store:
@@ -275,6 +279,7 @@ class Savepoints(LoggingConfigurable):
 
     def end_cell(self, cell: CellInfo) -> Commit | None:
         """Commit the cell that has ended; raises neither an Exception nor KeyboardInterrupt."""
+        self._base = None
         if not self.available:
             return None
         self._shell.interrupts.forget()  # one that came too late for the cell is not for this
