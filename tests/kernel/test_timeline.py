@@ -329,6 +329,51 @@ def test_process_state_goes_along(kernel, tmp_path):
     assert kernel.eval("'NEW' in os.environ") == "False"
 
 
+def test_commit_after_an_undo_has_the_process_as_it_is_then(kernel, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    kernel.ok("import os")
+    kernel.ok(f"os.chdir({str(here)!r})")
+    kernel.ok(f"os.chdir({str(there)!r})")
+    kernel.ok("%undo")
+    number = kernel.ok("x = 1").savepoint["commit"]
+    kernel.ok(f"os.chdir({str(there)!r})")
+    kernel.ok(f"%restore {number}")
+    assert kernel.eval("os.getcwd()") == repr(str(here))
+
+
+PARTICIPANT = """
+from savepoint_kernel import api as savepoint
+import builtins, numpy as np
+class Level:
+    name = "level"
+    def capture(self): return token(builtins.level)
+    def restore(self, token): builtins.level = int(level_of(token))
+builtins.level = 1
+savepoint.register(Level())
+"""
+
+
+def test_participant_with_an_array_for_a_token_is_restored(own_kernel):
+    own_kernel.ok("token = lambda n: Token(np.array([n]))")
+    own_kernel.ok(
+        "class Token:\n    def __init__(self, v): self.v = v\n"
+        "    def __eq__(self, other): return bool((self.v == other.v).all())\n"
+        "level_of = lambda token: token.v[0]" + PARTICIPANT
+    )
+    own_kernel.ok("builtins.level = 1")
+    own_kernel.ok("builtins.level = 2")
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("level") == "1"
+
+
+def test_participant_whose_token_cannot_be_saved_is_named(own_kernel):
+    own_kernel.ok("token = lambda n: (n, iter([]).__class__, (i for i in ()))" + PARTICIPANT)
+    own_kernel.ok("builtins.level = 2")
+    assert "not as it was: level" in shown(own_kernel, "%undo")
+
+
 def test_clear_is_undone(kernel):
     kernel.ok("import math\nx = 1\ndef f(): pass")
     kernel.ok("%clear --keep-imports")

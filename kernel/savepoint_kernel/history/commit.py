@@ -62,7 +62,8 @@ class Commit:
         ms: milliseconds its capture took.
         verified: "full" if every name was looked at, else "touched".
         buckets: addresses of its table, in hex.
-        process: addresses of the tokens of process state, in hex, by participant.
+        process: addresses of the tokens of process state, in hex, by participant; empty if there is
+            none.
     """
 
     number: int

@@ -144,4 +144,4 @@ def references(record: CommitRecord, read: Callable[[bytes], bytes]) -> Iterator
     """Yield the address of every chunk that a commit needs; see `store.References`."""
     commit = decode(record.manifest)
     yield from table.references(map(bytes.fromhex, commit.buckets), read)
-    yield from map(bytes.fromhex, commit.process.values())
+    yield from map(bytes.fromhex, filter(None, commit.process.values()))

@@ -182,7 +182,7 @@ class Timeline:
             return None  # what a front end displays is no change to come back to
         self._adopt(look)
         self._ranks = ranks
-        if process_changed or process.tokens.keys() != self._process_addresses.keys():
+        if process_changed or process.names != self._process_addresses.keys():
             self._process_addresses = self._store_process(process)
         self._process = process
         groups = tuple(self._tracker.groups)
@@ -258,14 +258,14 @@ class Timeline:
         return ranks
 
     def _store_process(self, state: ProcessState) -> dict[str, str]:
-        addresses = {}
+        """Store the tokens; returns their addresses, empty where there is nothing to restore."""
+        addresses = dict.fromkeys(state.errors, "")
         for name, token in state.tokens.items():
             try:
-                data, buffers = dumps(token, self._view.namespace)
-            except Exception:
-                continue  # restore() says that there is none
-            if not buffers:
-                addresses[name] = self._store.put(memoryview(data)).hex()
+                data, _ = dumps(token, self._view.namespace, in_band=True)
+                addresses[name] = self._store.put(data).hex()
+            except Exception:  # also if it is larger than a chunk; a restore names it
+                addresses[name] = ""
         return addresses
 
     def begin_branch(self, name: str) -> None:
@@ -461,6 +461,7 @@ class Timeline:
         self._adopt(look)
         self._ranks = self._rank(view) if self._ranks.keys() != ranks.keys() else dict(ranks)
         self._process = self._participants.capture()
+        self._process_addresses = {}  # the next commit's are not those of the one before
         self._undone.clear()
 
     def table(self, commit: Commit) -> Table:
@@ -498,6 +499,9 @@ class Timeline:
         tokens: dict[str, Any] = {}
         failures: list[Failure] = []
         for name, address in target.process.items():
+            if not address:
+                failures.append(Failure(name, "its state could not be captured or saved"))
+                continue
             try:
                 tokens[name] = loads(self._store.get(bytes.fromhex(address)), self._view.namespace)
             except Exception as error:

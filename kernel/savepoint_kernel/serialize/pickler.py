@@ -57,7 +57,7 @@ _NAMES_IN_TYPES = {kind: name for name, kind in vars(types).items() if isinstanc
 
 
 def dumps(
-    obj: Any, namespace: dict[str, Any], *, limit: int | None = None
+    obj: Any, namespace: dict[str, Any], *, limit: int | None = None, in_band: bool = False
 ) -> tuple[bytes, list[pickle.PickleBuffer]]:
     """Pickle an object.
 
@@ -66,6 +66,7 @@ def dumps(
         namespace: the live namespace. Functions with these globals get those of the process that
             loads them; nothing in it is saved unless ``obj`` refers to it otherwise.
         limit: bytes that stream and buffers may have together; None for no limit.
+        in_band: copy large buffers into the stream, and return none.
 
     Returns:
         The stream, and the buffers that belong to it: memory of the objects themselves, which must
@@ -76,12 +77,12 @@ def dumps(
         BaseException: whatever the ``__reduce__`` of an object raises.
     """
     with bounded_recursion():
-        target = _Target(limit)
+        target = _Target(limit, in_band)
         pickler = _Pickler(target, namespace)
         pickler.dump_all(obj)
         shared = pickler.arrays.shared_owners()
         if shared:
-            target = _Target(limit)
+            target = _Target(limit, in_band)
             _Pickler(target, namespace, shared).dump_all(obj)
     return target.getvalue(), target.buffers
 
@@ -98,8 +99,9 @@ def dumps_plain(obj: Any) -> bytes:
 class _Target(io.BytesIO):
     """Where the pickle goes; counts if there is a limit."""
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, in_band: bool) -> None:
         super().__init__()
+        self._in_band = in_band
         self.buffers: list[pickle.PickleBuffer] = []
         self._limit = limit
         self._left = sys.maxsize if limit is None else limit
@@ -108,9 +110,12 @@ class _Target(io.BytesIO):
         self._count(len(data))
         return super().write(data)
 
-    def add_buffer(self, buffer: pickle.PickleBuffer) -> None:
-        self._count(buffer.raw().nbytes)
-        self.buffers.append(buffer)
+    def add_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        """Take a buffer; return True if it is to be written into the stream instead."""
+        if not self._in_band:
+            self._count(buffer.raw().nbytes)
+            self.buffers.append(buffer)
+        return self._in_band
 
     def _count(self, size: int) -> None:
         self._left -= size

@@ -90,6 +90,11 @@ class ProcessState:
     tokens: Mapping[str, Any] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def names(self) -> set[str]:
+        """The participants that took part."""
+        return {*self.tokens, *self.errors}
+
     def knows(self, name: str) -> bool:
         """Tell whether the participant took part, with a token or an error."""
         return name in self.tokens or name in self.errors
