@@ -76,7 +76,8 @@ class KernelProcess:
             str(stem.with_suffix(".json")), ip="127.0.0.1", key=self._key, transport="tcp"
         )
         self._env = {
-            **os.environ,
+            **{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
+            # pip compiles what it installs; a checkout is compiled when first run, if that may be.
             # No user configuration, and no history file that grows from run to run.
             "IPYTHONDIR": str(directory / "ipython"),
             # As jupyter_client does: the kernel ends itself should this process be killed.
@@ -104,8 +105,13 @@ class KernelProcess:
                 env=self._env,
             )
 
-    def wait_until_answering(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        """Send kernel_info_request on a raw DEALER and return when its reply is there.
+    def wait_until_answering(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        msg_type: str = "kernel_info_request",
+        content: Message | None = None,
+    ) -> None:
+        """Send a shell request on a raw DEALER and return when its reply is there.
 
         The socket reconnects every 5 ms; libzmq's default of 100 ms would be most of the noise of a
         cold start.
@@ -120,7 +126,7 @@ class KernelProcess:
             socket.setsockopt(zmq.RECONNECT_IVL, 5)
             socket.setsockopt(zmq.IDENTITY, session.bsession)
             socket.connect(f"tcp://127.0.0.1:{self.connection['shell_port']}")
-            session.send(socket, "kernel_info_request", {})
+            session.send(socket, msg_type, content or {})
             deadline = time.perf_counter() + START_TIMEOUT
             while not socket.poll(200):
                 if not self.alive or time.perf_counter() > deadline:

@@ -6,10 +6,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
-from .history.commit import Commit
-from .history.timeline import Restored
 from .state.view import is_output
+
+if TYPE_CHECKING:
+    from .history.commit import Commit
+    from .history.timeline import Restored
 
 NAMES = 6
 """Names listed of one kind, before "and N more"."""

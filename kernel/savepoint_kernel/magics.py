@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from IPython.core.display_functions import display
 from IPython.core.error import UsageError
@@ -26,9 +27,11 @@ from .exceptions import (
     UnrestorableState,
     UntrustedStore,
 )
-from .history.commands import Commands
-from .history.timeline import Timeline
 from .serialize.sources import REGISTRY
+
+if TYPE_CHECKING:
+    from .history.commands import Commands
+    from .history.timeline import Timeline
 
 _EXPECTED = (
     CheckpointNotFound,

@@ -1,6 +1,7 @@
 """Control requests for the timeline: what a front end or a service asks without running a cell.
 
-Status and timeline are answered at once, beside a running cell. What changes the namespace waits
+Status and timeline are answered at once, beside a running cell (before the timeline is open, which
+the main thread does when it is first idle, in turn as well). What changes the namespace waits
 its turn among the cells: the Control thread queues it, the main thread serves and answers it.
 
     savepoint_status_request       {}
@@ -23,11 +24,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from .exceptions import InvalidRequest
-from .history.commands import Commands
-from .history.savepoints import Savepoints
-from .history.timeline import Restored
 
 if TYPE_CHECKING:
+    from .history.commands import Commands
+    from .history.savepoints import Savepoints
+    from .history.timeline import Restored
     from .kernel import SavepointKernel
 
 Message = dict[str, Any]
@@ -63,7 +64,12 @@ class TimelineRequests:
         }
 
     def _at_once(self, answer: Callable[[Message], Message]) -> Callable[[Any, Any, Message], None]:
+        in_turn = self._in_turn(answer)
+
         def handle(stream: Any, ident: Any, parent: Message) -> None:
+            if not self._savepoints.decided:
+                in_turn(stream, ident, parent)
+                return
             self._reply(stream, ident, parent, answer(parent["content"]))
 
         return handle

@@ -9,15 +9,17 @@ import re
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import CheckpointNotFound, UnrestorableState
-from ..state.imager import Group
 from ..state.view import is_output
-from .commit import Commit
 from .savepoints import Savepoints
-from .timeline import Restored, Timeline
 from .transaction import Transactions, policy_named
+
+if TYPE_CHECKING:
+    from ..state.imager import Group
+    from .commit import Commit
+    from .timeline import Restored, Timeline
 
 SHOWN = 1 << 20
 """Bytes of a saved value up to which `Commands.diff` loads it to show it."""

@@ -7,6 +7,9 @@
 
 A commit that fails is no failure of the cell: the user is told, and the next one tries again.
 
+What tracks and stores (`assembly`) is imported when the timeline opens: after the kernel has begun
+to answer, of whose start it would be a fifth.
+
 Threads: the main thread, but `note_code` and `suspect_all`, which any thread may call.
 """
 
@@ -20,22 +23,22 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from traitlets import Bool, Enum, Int, Unicode
 from traitlets.config import LoggingConfigurable
+from traitlets.utils.importstring import import_item
 
 from ..exceptions import TimelineNotAvailable
-from ..state.libraries import builtin_participants
-from ..state.liverefs import LiveReferences
-from ..state.process import Participants
-from ..state.tracker import Tracker
 from ..state.view import NamespaceView
 from .commit import CellInfo, Commit
-from .sessions import SessionStore, open_store
-from .store import Durability, Store
-from .timeline import Base, Restored, Timeline
 from .transaction import POLICIES, Policy, policy_named
+
+if TYPE_CHECKING:
+    from ..state.process import Participants
+    from .assembly import Assembly
+    from .store import Store
+    from .timeline import Base, Restored, Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,7 @@ class Savepoints(LoggingConfigurable):
         self._shell = shell
         self._connection_key = connection_key
         self._notice = notice
-        self._timeline: Timeline | None = None
-        self._session_store: SessionStore | None = None
+        self._assembly: Assembly | None = None
         self._failed: str | None = None
         self._our_threads: set[threading.Thread] = set()
         self.view = NamespaceView(shell)
@@ -136,58 +138,54 @@ class Savepoints(LoggingConfigurable):
         """
         if not self.enabled:
             raise TimelineNotAvailable("the timeline is switched off (Savepoints.enabled)")
-        if self._timeline is None:
+        if self._assembly is None:
             self._open()
-        if self._timeline is None:
+        if self._assembly is None:
             raise TimelineNotAvailable(f"there is no timeline: {self._failed}")
-        return self._timeline
+        return self._assembly.timeline
+
+    @property
+    def decided(self) -> bool:
+        """True once it is known whether there is a timeline: nothing needs to be opened."""
+        return not self.enabled or self._assembly is not None or self._failed is not None
 
     @property
     def available(self) -> bool:
         """True while cells are committed."""
-        return self.enabled and (self._timeline is not None or self._failed is None)
+        return self.enabled and (self._assembly is not None or self._failed is None)
 
     def start(self) -> None:
         """Open the timeline, and restore the session if that is asked for."""
-        assert threading.current_thread() is threading.main_thread()
-        if not self.enabled or self._timeline is not None:
+        if self.decided:
             return
         self._open()
-        if self._timeline is not None and self.restore_on_start and self._timeline.log.previous:
+        if self._assembly is None or not self.restore_on_start:
+            return
+        timeline = self._assembly.timeline
+        if timeline.log.previous:
             try:
-                self._timeline.checkout(self._timeline.log.previous)
+                timeline.checkout(timeline.log.previous)
             except Exception as error:
                 self._report("The session could not be restored", error)
 
     def _open(self) -> None:
-        if not self.enabled or self._failed is not None:
+        assert threading.current_thread() is threading.main_thread()
+        if self.decided:
             return
         try:
-            self._session_store, notices = open_store(
-                self.directory,
-                self.session,
-                self._connection_key,
-                cast(Durability, self.durability),
-                self.quota or None,
+            assemble = import_item(f"{__package__}.assembly.assemble")
+            self._assembly = assemble(
+                view=self.view,
+                compile_cell=self._compile_cell,
+                interrupts=self._shell.interrupts,
+                connection_key=self._connection_key,
+                directory=self.directory,
+                session=self.session,
+                durability=self.durability,
+                quota=self.quota or None,
             )
-            for notice in (*notices, *(f"{note}\n" for note in self.store.notes)):
+            for notice in self._assembly.notices:
                 self._notice(notice)
-            references = LiveReferences()
-            tracker = Tracker(
-                self.view.namespace,
-                self._compile_cell,
-                references,
-                self._shell.interrupts.raising_late,
-            )
-            self.participants = Participants(builtin_participants())
-            self._timeline = Timeline(
-                self.view,
-                tracker,
-                self.participants,
-                self._session_store.store,
-                references,
-                self._shell.interrupts.held,
-            )
             self._our_threads = set(threading.enumerate())
         except Exception as error:
             self._failed = str(error)
@@ -195,32 +193,39 @@ class Savepoints(LoggingConfigurable):
 
     def flush(self) -> None:
         """Wait until all commits are on disk. Any thread."""
-        if self._session_store is not None:
-            self._session_store.store.flush()
+        if self._assembly is not None:
+            self._assembly.store.flush()
 
     def close(self, restart: bool) -> None:
         """Write what is left."""
-        if self._session_store is None:
+        if self._assembly is None:
             return
-        kept = restart or (self._timeline is not None and bool(self._timeline.log.checkpoints))
+        kept = restart or bool(self._assembly.timeline.log.checkpoints)
         try:
-            self._session_store.close(keep=kept)
+            self._assembly.session.close(keep=kept)
         except OSError:
             self.log.exception("The latest commits are lost")
-        self._timeline = self._session_store = None
+        self._assembly = None
         self._failed = "the kernel is shutting down"
+
+    def _opened(self) -> Assembly:
+        assert self._assembly is not None
+        return self._assembly
 
     @property
     def store(self) -> Store:
         """The store behind the timeline."""
-        assert self._session_store is not None
-        return self._session_store.store
+        return self._opened().store
+
+    @property
+    def participants(self) -> Participants:
+        """What takes part in commits and rollbacks besides the namespace."""
+        return self.timeline.participants
 
     @property
     def location(self) -> Path:
         """The directory of the store."""
-        assert self._session_store is not None
-        return self._session_store.directory
+        return self._opened().session.directory
 
     @property
     def next_commit(self) -> int | None:
@@ -246,6 +251,7 @@ class Savepoints(LoggingConfigurable):
 
     def begin_cell(self, policy: Policy) -> None:
         """Get ready for a cell that may have to be rolled back."""
+        self.start()
         self.navigated = False
         self._suspect_what_runs_outside()
         if policy.may_roll_back:
@@ -254,8 +260,8 @@ class Savepoints(LoggingConfigurable):
 
     def note_code(self, code: types.CodeType) -> None:
         """Take note of code that a cell runs, or is about to run."""
-        if self._timeline is not None:
-            self._timeline.note_code(code)
+        if self._assembly is not None:
+            self._assembly.timeline.note_code(code)
 
     def note_expression(self, expression: str) -> None:
         """Take note of an expression that is evaluated in the namespace."""
@@ -264,8 +270,8 @@ class Savepoints(LoggingConfigurable):
 
     def suspect_all(self, reason: str) -> None:
         """Take note that something ran outside cells."""
-        if self._timeline is not None:
-            self._timeline.suspect_all(reason)
+        if self._assembly is not None:
+            self._assembly.timeline.suspect_all(reason)
 
     def roll_back(self, policy: Policy) -> Outcome:
         """Undo the cell that has just ended."""
@@ -330,15 +336,16 @@ class Savepoints(LoggingConfigurable):
             )
 
     def _suspect_what_runs_outside(self) -> None:
-        if self._timeline is None:
+        if self._assembly is None:
             return
+        timeline = self._assembly.timeline
         for thread in threading.enumerate():
             if thread not in self._our_threads and not hasattr(thread, "pydev_do_not_trace"):
-                self._timeline.suspect_all(f"the thread {thread.name!r} may change anything")
+                timeline.suspect_all(f"the thread {thread.name!r} may change anything")
         for task in asyncio.all_tasks(asyncio.get_event_loop_policy().get_event_loop()):
             frame = getattr(task.get_coro(), "cr_frame", None)
             if frame is not None and frame.f_globals is self._shell.user_ns:
-                self._timeline.suspect_all(f"the task {task.get_name()!r} may change anything")
+                timeline.suspect_all(f"the task {task.get_name()!r} may change anything")
 
     def _compile_cell(self, text: str) -> types.CodeType | None:
         try:

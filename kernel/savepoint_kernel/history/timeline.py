@@ -101,7 +101,7 @@ class Timeline:
         self._references = references
         self._view = view
         self._tracker = tracker
-        self._participants = participants
+        self.participants = participants
         self._store = store
         self._tables = TableWriter(self._store.put)
         self.log = CommitLog(store)
@@ -171,7 +171,7 @@ class Timeline:
         suspects = self._take_suspects(verify=full)
         view = self._view.read()
         look = self._tracker.look(view, suspects, self._store.put)
-        process = self._participants.capture()
+        process = self.participants.capture()
         process_changed = Participants.changed(self._process, process)
         ranks = self._rank(view)
         reordered = ranks != self._ranks
@@ -372,7 +372,7 @@ class Timeline:
         with self._hold():
             values = staging.apply(value for name, value in view.items() if name not in names)
             self._view.write(values, removed, order)
-            for failure in self._participants.restore(base.process):
+            for failure in self.participants.restore(base.process):
                 staging.unrestorable[failure.name] = failure.reason
             self._head, self.branch = base.head, base.branch
             self._settle(values, base.ranks)
@@ -446,12 +446,12 @@ class Timeline:
         self, groups: list[Group], view: Mapping[str, Any], target: Commit, strict: bool
     ) -> Staging:
         """Load with the process as it was: a module may be on the path of that time only."""
-        before = self._participants.capture()
+        before = self.participants.capture()
         self._restore_process(target)
         try:
             return self._stage(groups, view, strict=strict)
         except UnrestorableState:
-            self._participants.restore(before)
+            self.participants.restore(before)
             raise
 
     def _settle(self, values: Mapping[str, Any], ranks: Mapping[str, int]) -> None:
@@ -460,7 +460,7 @@ class Timeline:
         look = self._tracker.look(view, Uses(frozenset(values)), self._store.put)
         self._adopt(look)
         self._ranks = self._rank(view) if self._ranks.keys() != ranks.keys() else dict(ranks)
-        self._process = self._participants.capture()
+        self._process = self.participants.capture()
         self._process_addresses = {}  # the next commit's are not those of the one before
         self._undone.clear()
 
@@ -506,7 +506,7 @@ class Timeline:
                 tokens[name] = loads(self._store.get(bytes.fromhex(address)), self._view.namespace)
             except Exception as error:
                 failures.append(Failure(name, f"{type(error).__name__}: {error}"))
-        failures += self._participants.restore(ProcessState(tokens))
+        failures += self.participants.restore(ProcessState(tokens))
         return {failure.name: failure.reason for failure in failures}
 
     def commit_outside(self) -> None:

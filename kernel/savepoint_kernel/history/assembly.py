@@ -1,0 +1,83 @@
+"""The parts of a timeline, put together. `savepoints` imports this when it opens one.
+
+Threads: the main thread.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..state.libraries import builtin_participants
+from ..state.liverefs import LiveReferences
+from ..state.process import Participants
+from ..state.tracker import Tracker
+from ..state.view import NamespaceView
+from .sessions import SessionStore, open_store
+from .store import Durability, Store
+from .timeline import Timeline
+
+if TYPE_CHECKING:
+    from ..interrupts import Interrupts
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A timeline and its store.
+
+    Attributes:
+        timeline: the timeline.
+        session: where its store is.
+        notices: what the user is to be told.
+    """
+
+    timeline: Timeline
+    session: SessionStore
+    notices: Sequence[str]
+
+    @property
+    def store(self) -> Store:
+        """The store."""
+        return self.session.store
+
+
+def assemble(
+    view: NamespaceView,
+    compile_cell: Callable[[str], types.CodeType | None],
+    interrupts: Interrupts,
+    connection_key: bytes,
+    *,
+    directory: str,
+    session: str,
+    durability: Durability,
+    quota: int | None,
+) -> Assembly:
+    """Open the store of a session and make a timeline on it.
+
+    Args:
+        view: what is tracked.
+        compile_cell: compiles the text of a cell; None if it can't be.
+        interrupts: what holds interrupts off, or lets them end a look.
+        connection_key: the kernel's, which names a session without a name.
+        directory: see `Savepoints`, as for the rest.
+        session: its name.
+        durability: when commits are on disk.
+        quota: bytes it may take there; None for no limit.
+
+    Raises:
+        OSError: the directory can't be written to.
+    """
+    opened, notices = open_store(directory, session, connection_key, durability, quota)
+    references = LiveReferences()
+    tracker = Tracker(view.namespace, compile_cell, references, interrupts.raising_late)
+    timeline = Timeline(
+        view,
+        tracker,
+        Participants(builtin_participants()),
+        opened.store,
+        references,
+        interrupts.held,
+    )
+    return Assembly(timeline, opened, (*notices, *(f"{note}\n" for note in opened.store.notes)))
