@@ -210,12 +210,12 @@ def test_one_commit_over_the_quota_is_refused_and_the_next_accepted(opened: Open
     assert labels(store) == ["small"]
 
 
-def test_over_quota_shows_in_stats(opened: Open) -> None:
+def test_over_quota_shows(opened: Open) -> None:
     store = opened(quota=150_000)
     commit(store, "a", sizes=(0, 100_000))
-    assert not store.stats().over_quota
+    assert not store.over_quota
     commit(store, "b", sizes=(0, 100_000))
-    assert store.stats().over_quota
+    assert store.over_quota
 
 
 # ---- crashes

@@ -7,7 +7,6 @@ Threads: any.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,8 +85,9 @@ class Commit:
 
     def encode(self) -> bytes:
         """Return the manifest for the store."""
-        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        content["cell"] = None if self.cell is None else dataclasses.asdict(self.cell)
+        content = {name: getattr(self, name) for name in self.__slots__}
+        if self.cell is not None:
+            content["cell"] = {name: getattr(self.cell, name) for name in self.cell.__slots__}
         return json.dumps({"format": FORMAT, **content}).encode()
 
     @property

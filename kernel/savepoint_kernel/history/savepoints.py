@@ -296,7 +296,7 @@ class Savepoints(LoggingConfigurable):
                 "cell", cell, full=self.verify == "all", only_changes=self.navigated
             )
             self.timeline.forget_suspects()
-            if self.store.stats().over_quota:
+            if self.store.over_quota:
                 self._make_room()
         except Exception as error:
             self._report("This cell could not be committed", error)
@@ -315,7 +315,7 @@ class Savepoints(LoggingConfigurable):
     def _make_room(self) -> None:
         """Remove the older half of what can be spared, and again, until the quota is kept."""
         removed = freed = 0
-        while self.store.stats().over_quota and (spare := self.timeline.spare(self.pinned)):
+        while self.store.over_quota and (spare := self.timeline.spare(self.pinned)):
             half = spare[: len(spare) // 2 + 1]
             freed += self.timeline.log.remove(half)
             removed += len(half)

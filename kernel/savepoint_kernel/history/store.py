@@ -93,11 +93,6 @@ class StoreStats:
     queued_bytes: int
     quota: int | None
 
-    @property
-    def over_quota(self) -> bool:
-        """Whether it is time for `Store.gc`."""
-        return self.quota is not None and self.disk_bytes + self.queued_bytes > self.quota
-
 
 class Store:
     """An open store; made by `open`."""
@@ -139,7 +134,7 @@ class Store:
             directory: of this store alone; not looked at with durability ``memory``.
             key: which commits are signed with, and must be.
             durability: when a commit is on disk.
-            quota: bytes the packs may take; `stats` tells when it is time for `gc`.
+            quota: bytes the packs may take; `over_quota` tells when it is time for `gc`.
 
         Raises:
             StoreLocked: another kernel has it open.
@@ -420,6 +415,17 @@ class Store:
                 *(commits, writer.stored_bytes, writer.packs.total_size()),
                 *(writer.queued_bytes, self._quota),
             )
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes accepted since the store was opened and not there already; not compressed."""
+        return self._writer.stored_bytes
+
+    @property
+    def over_quota(self) -> bool:
+        """Whether it is time for `gc`."""
+        size = self._writer.packs.total_size() + self._writer.queued_bytes
+        return self._quota is not None and size > self._quota
 
     @property
     def error(self) -> Exception | None:

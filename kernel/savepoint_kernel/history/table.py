@@ -19,7 +19,7 @@ import binascii
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -38,6 +38,8 @@ RESULTS = 16
 """Numbered results that follow each other in a bucket."""
 
 _PIECE = struct.Struct("<16sI32s")
+
+_encoder = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +69,37 @@ class TableWriter:
         self._addresses: list[bytes] = []
         self._ranks: Mapping[str, int] = {}
 
-    def write(self, table: Table) -> list[bytes]:
-        """Store a table; returns the addresses of its buckets."""
+    def write(self, groups: Collection[Group], ranks: Mapping[str, int]) -> list[bytes]:
+        """Store a table; returns the addresses of its buckets.
+
+        Args:
+            groups: see `Table`.
+            ranks: the same; never changed afterwards.
+        """
         count = 1
-        while count * PER_BUCKET < len(table.groups):
+        while count * PER_BUCKET < len(groups):
             count *= 2  # by steps, so that buckets seldom move
         if count != len(self._buckets):
             self._entries = {}
             self._buckets = [{} for _ in range(count)]
             self._addresses = [b""] * count
         # Set operations, as this runs after every cell and most entries stay.
-        groups = {id(group): group for group in table.groups}
-        gone = self._entries.keys() - groups.keys()
-        fresh = groups.keys() - self._entries.keys()
-        moved = {name for name, _ in self._ranks.items() - table.ranks.items()}
-        if moved:
-            fresh |= {key for key, group in groups.items() if not moved.isdisjoint(group.all_names)}
-        self._ranks = table.ranks
+        by_id = {id(group): group for group in groups}
+        gone = self._entries.keys() - by_id.keys()
+        fresh = by_id.keys() - self._entries.keys()
+        if ranks is not self._ranks:
+            moved = {name for name, _ in self._ranks.items() - ranks.items()}
+            if moved:
+                named = ((key, group.all_names) for key, group in by_id.items())
+                fresh |= {key for key, names in named if not moved.isdisjoint(names)}
+            self._ranks = ranks
         dirty = {index for index, address in enumerate(self._addresses) if not address}
         for key in gone | (fresh & self._entries.keys()):
             index = self._entries.pop(key).hash % count
             del self._buckets[index][key]
             dirty.add(index)
         for key in fresh:
-            entry = self._entries[key] = self._entry(groups[key], table.ranks)
+            entry = self._entries[key] = self._entry(by_id[key], ranks)
             self._buckets[entry.hash % count][key] = entry
             dirty.add(entry.hash % count)
         for index in dirty:
@@ -109,8 +118,7 @@ class TableWriter:
             },
         }
         first = min(group.all_names).encode("utf-8", "surrogatepass")
-        text = json.dumps(encoded, separators=(",", ":"))
-        return _Entry(group, first, _hash(first), text)
+        return _Entry(group, first, _hash(first), _encoder.encode(encoded))
 
     def _run(self, pieces: tuple[Piece, ...]) -> dict[str, str]:
         if len(pieces) == 1 and pieces[0].data is not None:

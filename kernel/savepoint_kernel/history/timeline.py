@@ -167,13 +167,15 @@ class Timeline:
             only_changes: make no commit if nothing has changed.
         """
         began = time.perf_counter()
-        stored = self._store.stats().stored_bytes
+        stored = self._store.stored_bytes
         suspects = self._take_suspects(verify=full)
         view = self._view.read()
         look = self._tracker.look(view, suspects, self._store.put)
         process = self.participants.capture()
         process_changed = Participants.changed(self._process, process)
-        ranks = self._rank(view)
+        ranks = self._ranks
+        if list(view) != list(ranks):
+            ranks = _ranked(view, ranks)
         reordered = ranks != self._ranks
         before = self._tracker.names
         changes = names_of((*look.new, *look.gone)) - look.relinked
@@ -185,7 +187,7 @@ class Timeline:
         if process_changed or process.names != self._process_addresses.keys():
             self._process_addresses = self._store_process(process)
         self._process = process
-        groups = tuple(self._tracker.groups)
+        groups = self._tracker.groups
         dropped = {
             name: f"{reason.type}: {reason.reason}"
             for group in groups
@@ -211,12 +213,12 @@ class Timeline:
             stored_bytes=0,
             ms=0.0,
             verified="touched" if look.defeat is None else "full",
-            buckets=tuple(address.hex() for address in self._tables.write(Table(groups, ranks))),
+            buckets=tuple(address.hex() for address in self._tables.write(groups, ranks)),
             process=self._process_addresses,
         )
         commit = replace(
             commit,
-            stored_bytes=self._store.stats().stored_bytes - stored,
+            stored_bytes=self._store.stored_bytes - stored,
             ms=round((time.perf_counter() - began) * 1000, 3),
         )
         self._add(commit)
@@ -240,22 +242,6 @@ class Timeline:
         self._tables = TableWriter(self._store.put)
         self._process = ProcessState()
         self.suspect_all("what was stored was lost")
-
-    def _rank(self, view: Mapping[str, Any]) -> dict[str, int]:
-        """Number the names so that variables have ascending numbers, and outputs of their own.
-
-        Most keep the number they have; a name that has moved gets a new one.
-        """
-        ranks: dict[str, int] = {}
-        top = max(self._ranks.values(), default=-1)
-        last = {True: -1, False: -1}
-        for name in view:
-            rank, of_kind = self._ranks.get(name, -1), is_variable(name)
-            if rank <= last[of_kind]:
-                top += 1
-                rank = top
-            ranks[name] = last[of_kind] = rank
-        return ranks
 
     def _store_process(self, state: ProcessState) -> dict[str, str]:
         """Store the tokens; returns their addresses, empty where there is nothing to restore."""
@@ -330,7 +316,7 @@ class Timeline:
         if self._suspects.defeat is not None or self._codes:
             self.commit("outside", only_changes=True)
         view = self._view.read()
-        groups = tuple(self._tracker.groups)
+        groups = self._tracker.groups
         known = set(map(id, groups))
         self._anchors = {key: kept for key, kept in self._anchors.items() if key in known}
         for group in groups:
@@ -459,7 +445,7 @@ class Timeline:
         view = self._view.read()
         look = self._tracker.look(view, Uses(frozenset(values)), self._store.put)
         self._adopt(look)
-        self._ranks = self._rank(view) if self._ranks.keys() != ranks.keys() else dict(ranks)
+        self._ranks = _ranked(view, ranks)
         self._process = self.participants.capture()
         self._process_addresses = {}  # the next commit's are not those of the one before
         self._undone.clear()
@@ -521,6 +507,23 @@ def _live(wanted: Group, look: Look) -> Live | None:
             values = {name: look.values[name] for name in wanted.all_names}
             return Live(group, values, look.footprints)
     return None
+
+
+def _ranked(view: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:
+    """Number names so that variables have ascending numbers, and outputs of their own.
+
+    Most keep the number they have; a name that has moved gets a new one.
+    """
+    ranks: dict[str, int] = {}
+    top = max(known.values(), default=-1)
+    last = {True: -1, False: -1}
+    for name in view:
+        rank, of_kind = known.get(name, -1), is_variable(name)
+        if rank <= last[of_kind]:
+            top += 1
+            rank = top
+        ranks[name] = last[of_kind] = rank
+    return ranks
 
 
 _BY_THE_WAY = frozenset(

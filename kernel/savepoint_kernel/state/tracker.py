@@ -22,7 +22,7 @@ from __future__ import annotations
 import bisect
 import builtins
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +88,7 @@ class Tracker:
         self._namespace = namespace
         self._compile_cell = compile_cell
         self._groups: dict[str, Group] = {}
+        self._by_id: dict[int, Group] = {}
         self._footprints: dict[str, Footprint] = {}
         self._owners: dict[int, str] = {}
         self._atoms: dict[str, Any] = {}
@@ -100,13 +101,9 @@ class Tracker:
         return frozenset(self._groups)
 
     @property
-    def groups(self) -> Iterator[Group]:
+    def groups(self) -> Collection[Group]:
         """All known co-variables."""
-        seen: set[int] = set()
-        for group in self._groups.values():
-            if id(group) not in seen:
-                seen.add(id(group))
-                yield group
+        return self._by_id.values()
 
     def uses(self, codes: Iterable[types.CodeType]) -> Uses:
         """Tell what code may touch, judged by what names stand for now and stood for before."""
@@ -188,9 +185,11 @@ class Tracker:
                 if dropped.key not in kept:
                     self._references.release(dropped.key)
         for group in (*look.gone, *renewed):
+            self._by_id.pop(id(group), None)
             for name in group.all_names:
                 self._forget(name)
         for group in renewed:
+            self._by_id[id(group)] = group
             for name in group.all_names:
                 known = look.footprints[name]
                 self._groups[name] = group
@@ -217,6 +216,7 @@ class Tracker:
         """Have the next look that sees everything store everything."""
         bare = {id(group): Group(None, group.names, group.dropped) for group in self.groups}
         self._groups = {name: bare[id(group)] for name, group in self._groups.items()}
+        self._by_id = {id(group): group for group in bare.values()}
         self._atoms.clear()
 
     def _forget(self, name: str) -> None:

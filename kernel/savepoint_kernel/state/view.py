@@ -38,6 +38,8 @@ class NamespaceView:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._not_the_users: dict[str, Any] = {}
+        self._shown: set[str] = set()  # names that were judged before
+        self._hidden: set[Any] = set()
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -55,8 +57,14 @@ class NamespaceView:
         names = self.namespace.copy()
         for name in _NOT_THE_USERS.intersection(names):
             self._not_the_users[name] = names.pop(name)
-        for name in [name for name in names if self._is_hidden(name)]:
+        # Names are judged once: this runs after every cell, and most stay.
+        for name in names.keys() - self._shown - self._hidden:
+            (self._hidden if _is_hidden(name) else self._shown).add(name)
+        for name in self._hidden.intersection(names):
             del names[name]
+        hidden = self._shell.user_ns_hidden
+        if "open" in names and hidden.get("open") is names["open"]:
+            del names["open"]
         for number, value in self._outputs.copy().items():
             names[f"Out[{number}]"] = value
         last = vars(self._shell.displayhook)
@@ -65,14 +73,6 @@ class NamespaceView:
             if type(value) is not str or value:  # it begins as an empty string
                 names[name] = value
         return names
-
-    def _is_hidden(self, name: Any) -> bool:
-        return (
-            not isinstance(name, str)  # globals()[1] = 2 is possible, if useless
-            or (name[:2] == "_i" and name[2:].isdigit())  # one for each cell so far
-            or name.startswith(_OUTPUTS)
-            or (name == "open" and self._shell.user_ns_hidden.get(name) is self.namespace[name])
-        )
 
     def write(self, values: Mapping[str, Any], removed: Iterable[str], order: list[str]) -> None:
         """Bind and unbind names.
@@ -101,6 +101,14 @@ class NamespaceView:
             else:
                 namespace[name] = value
         _reorder(namespace, [name for name in order if is_variable(name)])
+
+
+def _is_hidden(name: Any) -> bool:
+    return (
+        not isinstance(name, str)  # globals()[1] = 2 is possible, if useless
+        or (name[:2] == "_i" and name[2:].isdigit())  # one for each cell so far
+        or name.startswith(_OUTPUTS)
+    )
 
 
 def is_variable(name: str) -> bool:
