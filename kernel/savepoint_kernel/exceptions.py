@@ -56,5 +56,9 @@ class TransactionConflict(RuntimeError):
     """A transaction command does not fit the state of the transaction."""
 
 
+class SavingTimeout(TimeoutError):
+    """A value was not saved, as that took too long; others are not affected."""
+
+
 class NotPicklable(TypeError):
     """An object can't be saved so that it comes back as what it is; others are not affected."""

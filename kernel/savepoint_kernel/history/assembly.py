@@ -6,21 +6,22 @@ Threads: the main thread.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ..exceptions import SavingTimeout
+from ..interrupts import Interrupts, interrupt_main_thread
+from ..state.imager import Limits
 from ..state.libraries import builtin_participants
 from ..state.liverefs import LiveReferences
 from ..state.process import Participants
 from ..state.tracker import Tracker
 from ..state.view import NamespaceView
+from ..watchdog import Watchdog
 from .sessions import SessionStore, open_store
 from .store import Durability, Store
 from .timeline import Timeline
-
-if TYPE_CHECKING:
-    from ..interrupts import Interrupts
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ def assemble(
     view: NamespaceView,
     compile_cell: Callable[[str], types.CodeType | None],
     interrupts: Interrupts,
+    limits: Limits,
     connection_key: bytes,
     *,
     directory: str,
@@ -60,6 +62,7 @@ def assemble(
         view: what is tracked.
         compile_cell: compiles the text of a cell; None if it can't be.
         interrupts: what holds interrupts off, or lets them end a look.
+        limits: see `imager.Limits`.
         connection_key: the kernel's, which names a session without a name.
         directory: see `Savepoints`, as for the rest.
         session: its name.
@@ -71,7 +74,17 @@ def assemble(
     """
     opened, notices = open_store(directory, session, connection_key, durability, quota)
     references = LiveReferences()
-    tracker = Tracker(view.namespace, compile_cell, references, interrupts.raising_late)
+    watchdog = Watchdog(interrupt_main_thread)
+
+    @contextmanager
+    def guard(seconds: float) -> Iterator[None]:
+        late = SavingTimeout(
+            f"saving it took longer than {seconds:g} s (Savepoints.saving_timeout)"
+        )
+        with watchdog.limit(seconds, late), interrupts.raising_late():
+            yield
+
+    tracker = Tracker(view.namespace, compile_cell, references, guard, limits)
     timeline = Timeline(
         view,
         tracker,

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traitlets import Bool, Enum, Int, Unicode
+from traitlets import Bool, Enum, Float, Int, Unicode
 from traitlets.config import LoggingConfigurable
 from traitlets.utils.importstring import import_item
 
@@ -98,6 +98,19 @@ class Savepoints(LoggingConfigurable):
         min=0,
         help="""Bytes a session may take on disk. Over it, the oldest commits that have no name go
         first. 0 means no limit.""",
+    ).tag(config=True)
+    saving_timeout = Float(
+        60.0,
+        min=0.0,
+        help="""Seconds that pickling the values of names that share something may take. A value
+        that takes longer is not saved, and not tried again until a cell touches it. 0 means no
+        limit.""",
+    ).tag(config=True)
+    value_limit = Int(
+        0,
+        min=0,
+        help="""Bytes that the values of names that share something may have together. A larger
+        value is not saved. 0 means no limit but the quota.""",
     ).tag(config=True)
     session = Unicode(
         help="""Name of the session, a directory of the store. Default: the notebook's path where
@@ -178,6 +191,7 @@ class Savepoints(LoggingConfigurable):
                 view=self.view,
                 compile_cell=self._compile_cell,
                 interrupts=self._shell.interrupts,
+                limits=self,
                 connection_key=self._connection_key,
                 directory=self.directory,
                 session=self.session,

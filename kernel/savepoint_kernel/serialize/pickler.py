@@ -87,13 +87,19 @@ def dumps(
     return target.getvalue(), target.buffers
 
 
-def dumps_plain(obj: Any) -> bytes:
+def dumps_plain(obj: Any, *, limit: int | None = None) -> bytes:
     """Pickle what consists of lists, dicts, sets and tuples of numbers and strings only.
 
     `portable.loads` reads it as it reads the other format: the first of the two pickles is empty.
+
+    Raises:
+        NotPicklable: the limit, in bytes, is exceeded.
     """
     with bounded_recursion():
-        return _NOTHING + pickle.dumps(obj, PROTOCOL)
+        pickled = _NOTHING + pickle.dumps(obj, PROTOCOL)
+    if limit is not None and len(pickled) > limit:
+        raise _too_large(limit)
+    return pickled
 
 
 class _Target(io.BytesIO):
@@ -120,10 +126,12 @@ class _Target(io.BytesIO):
     def _count(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            raise NotPicklable(
-                f"larger than the limit of {self._limit} bytes. Raise the limit, or delete the "
-                "name before the state is saved."
-            )
+            assert self._limit is not None
+            raise _too_large(self._limit)
+
+
+def _too_large(limit: int) -> NotPicklable:
+    return NotPicklable(f"larger than the limit of {limit} bytes")
 
 
 class _Reduced:

@@ -93,6 +93,7 @@ def image(
     known: Image | None = None,
     *,
     plain: bool = False,
+    limit: int | None = None,
     guard: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Image:
     """Take the image of a co-variable.
@@ -103,6 +104,7 @@ def image(
         put: stores bytes and returns their address; called for what ``known`` has not.
         known: the image it had last.
         plain: True if its footprints say so: it is a tenth of the work then.
+        limit: bytes it may have; None for any number.
         guard: entered while code of users may run; never while ``put`` does.
 
     Raises:
@@ -112,10 +114,10 @@ def image(
     ordered = {name: values[name] for name in sorted(values)}
     buffers: list[PickleBuffer] = []
     if plain:
-        stream = dumps_plain(ordered)
+        stream = dumps_plain(ordered, limit=limit)
     else:
         with guard():
-            stream, buffers = dumps(ordered, namespace)
+            stream, buffers = dumps(ordered, namespace, limit=limit)
     old = known or Image((), ())
     old_buffers = iter(old.buffers)
     return Image(

@@ -9,13 +9,26 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from traceback import format_exception_only
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+from ..exceptions import SavingTimeout
 from .fingerprint import Image, Put, image
 from .liverefs import DroppedReference, LiveReferences, what_was_dropped
 from .view import is_output
 
-Guard = Callable[[], AbstractContextManager[None]]
+Guard = Callable[[float], AbstractContextManager[None]]
+
+
+class Limits(Protocol):
+    """What saving one co-variable may take; read each time.
+
+    Attributes:
+        saving_timeout: seconds; 0 for any.
+        value_limit: bytes; 0 for any number.
+    """
+
+    saving_timeout: float
+    value_limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +39,13 @@ class Dropped:
         type: its type, with the module.
         reason: what pickling it raised.
         key: of the object in `liverefs.LiveReferences`.
+        tired: True if saving it took too long: it is not tried again at every chance.
     """
 
     type: str
     reason: str
     key: str
+    tired: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +81,25 @@ class Imager:
     Args:
         namespace: the live one, in which functions have their globals.
         references: knows the values that can't be pickled.
-        guard: lets an interrupt raise while users' code runs, which may never end.
+        guard: lets an interrupt raise while users' code runs, which may never end, and
+            SavingTimeout after the seconds it is called with.
+        limits: of one co-variable.
 
     Attributes:
         saving: the names being pickled.
     """
 
-    def __init__(self, namespace: dict[str, Any], references: LiveReferences, guard: Guard) -> None:
+    def __init__(
+        self,
+        namespace: dict[str, Any],
+        references: LiveReferences,
+        guard: Guard,
+        limits: Limits,
+    ) -> None:
         self._namespace = namespace
         self._references = references
         self._guard = guard
+        self._limits = limits
         self.saving: frozenset[str] = frozenset()
 
     def take(
@@ -113,7 +137,8 @@ class Imager:
 
     def drop(self, values: Mapping[str, Any], reason: str) -> Group:
         """Return a co-variable of which nothing is saved."""
-        dropped = {name: self._dropped(value, reason) for name, value in values.items()}
+        failed = _Failed(reason)
+        dropped = {name: self._dropped(value, failed) for name, value in values.items()}
         return Group(None, frozenset(), dropped)
 
     def is_stable(self, values: Mapping[str, Any], group: Group, plain: Set[str]) -> bool:
@@ -145,25 +170,41 @@ class Imager:
         put: Put,
         plain: Set[str],
         known: Image | None = None,
-    ) -> Image | str:
+    ) -> Image | _Failed:
         """Return an image, or the reason why there is none."""
         self.saving = frozenset(values)
         try:
-            is_plain = plain >= values.keys()
-            return image(values, self._namespace, put, known, plain=is_plain, guard=self._guard)
+            return image(
+                values,
+                self._namespace,
+                put,
+                known,
+                plain=plain >= values.keys(),
+                limit=self._limits.value_limit or None,
+                guard=lambda: self._guard(self._limits.saving_timeout),
+            )
         except KeyboardInterrupt:
             raise
+        except SavingTimeout as error:
+            return _Failed(str(error), tired=True)
         except BaseException as error:  # a __reduce__ may raise SystemExit
             # Not the error itself: its frames, and those of its context, would hold the values.
-            return reason_of(error)
+            return _Failed(reason_of(error))
 
-    def _dropped(self, value: Any, reason: str) -> Dropped:
+    def _dropped(self, value: Any, failed: _Failed) -> Dropped:
         key = self._references.key_of(value)
         if type(value) is DroppedReference:
             _, kind, known = what_was_dropped(value)
             return Dropped(kind, known, key)
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        return Dropped(kind, reason, key)
+        return Dropped(kind, failed.reason, key, failed.tired)
+
+
+class _Failed(NamedTuple):
+    """Why there is no image."""
+
+    reason: str
+    tired: bool = False
 
 
 def reason_of(error: BaseException) -> str:

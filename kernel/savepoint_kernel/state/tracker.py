@@ -23,13 +23,12 @@ import bisect
 import builtins
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from .fingerprint import Put
 from .graph import PLAIN_ATOM, Footprint, covariables, footprint, is_atom
-from .imager import Group, Guard, Imager, reason_of
+from .imager import Group, Guard, Imager, Limits, reason_of
 from .liverefs import LiveReferences
 from .namespace import Uses, unlimited, uses
 
@@ -73,7 +72,8 @@ class Tracker:
         namespace: the live one, in which functions have their globals.
         compile_cell: compiles a text as a cell, for magics that run one; None if it can't.
         references: knows the values that can't be pickled.
-        guard: see `imager.Imager`.
+        guard: see `imager.Imager`, as for
+        limits: what saving one co-variable may take.
     """
 
     def __init__(
@@ -81,9 +81,10 @@ class Tracker:
         namespace: dict[str, Any],
         compile_cell: CompileCell,
         references: LiveReferences,
-        guard: Guard = nullcontext,
+        guard: Guard,
+        limits: Limits,
     ) -> None:
-        self._imager = Imager(namespace, references, guard)
+        self._imager = Imager(namespace, references, guard, limits)
         self._references = references
         self._namespace = namespace
         self._compile_cell = compile_cell
@@ -134,7 +135,10 @@ class Tracker:
         plain = {name for name, found in fresh.items() if found.plain}
         for names in covariables(fresh):
             known = self._groups.get(next(iter(names)))
-            if known is not None and self._is_same_atom(names, view):
+            if known is not None and (
+                self._is_same_atom(names, view)
+                or (search.touched.isdisjoint(names) and self._is_tired(known, names, view))
+            ):
                 seen.append(known)
                 continue
             values = {name: view[name] for name in names}
@@ -234,6 +238,17 @@ class Tracker:
         (name,) = names
         missing = object()
         return self._atoms.get(name, missing) is view[name]
+
+    def _is_tired(self, known: Group, names: frozenset[str], view: Mapping[str, Any]) -> bool:
+        """True if saving these very objects took too long the last time."""
+        return (
+            any(dropped.tired for dropped in known.dropped.values())
+            and known.all_names == names
+            and all(
+                self._references.get(dropped.key) is view[name]
+                for name, dropped in known.dropped.items()
+            )
+        )
 
     def _only_pickles_otherwise(
         self, group: Group, known: Group, values: Mapping[str, Any], plain: set[str]
