@@ -121,6 +121,7 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
             self.shell,
             self.session.key,
             lambda text: self.publish_notice(self.get_parent("shell"), text),
+            lambda: self.executor.running,
             parent=self,
         )
         self.commands = Commands(self.savepoints)

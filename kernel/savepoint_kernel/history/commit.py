@@ -48,8 +48,8 @@ class Commit:
         parent: number of the commit before it; None for the first.
         time: seconds since the epoch.
         branch: the branch it was made on.
-        kind: "start" (of a process), "cell", "checkpoint" or "outside" (changed between cells: by a
-            widget, a thread).
+        kind: "start" (of a process), "cell", "checkpoint", "outside" (changed between cells: by a
+            widget, a thread) or "audit" (found by one).
         cell: the cell; None if there was none.
         message: what the user wrote about it.
         added: names that are new.
@@ -97,7 +97,8 @@ class Commit:
             return self.message
         if self.cell is not None:
             return self.cell.first_line
-        return {"start": "kernel started"}.get(self.kind, "changed between cells")
+        labels = {"start": "kernel started", "audit": "changed unnoticed"}
+        return labels.get(self.kind, "changed between cells")
 
 
 def decode(manifest: bytes) -> Commit:

@@ -31,6 +31,7 @@ from traitlets.utils.importstring import import_item
 
 from ..exceptions import TimelineNotAvailable
 from ..state.view import NamespaceView
+from .audit import Audit
 from .commit import CellInfo, Commit
 from .transaction import POLICIES, Policy, policy_named
 
@@ -99,6 +100,13 @@ class Savepoints(LoggingConfigurable):
         help="""Bytes a session may take on disk. Over it, the oldest commits that have no name go
         first. 0 means no limit.""",
     ).tag(config=True)
+    audit = Bool(
+        True,
+        help="Look at the names that no cell seems to have touched while the kernel idles.",
+    ).tag(config=True)
+    audit_after = Float(1.0, min=0.0, help="Seconds of idleness after which that begins.").tag(
+        config=True
+    )
     saving_timeout = Float(
         60.0,
         min=0.0,
@@ -124,10 +132,16 @@ class Savepoints(LoggingConfigurable):
     ).tag(config=True)
 
     def __init__(
-        self, shell: Any, connection_key: bytes, notice: Callable[[str], None], **kwargs: Any
+        self,
+        shell: Any,
+        connection_key: bytes,
+        notice: Callable[[str], None],
+        busy: Callable[[], bool],
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._shell = shell
+        self._audit = Audit(self._known_timeline, busy, self._found_by_audit)
         self._connection_key = connection_key
         self._notice = notice
         self._assembly: Assembly | None = None
@@ -312,6 +326,8 @@ class Savepoints(LoggingConfigurable):
             self.timeline.forget_suspects()
             if self.store.over_quota:
                 self._make_room()
+            if self.audit:
+                self._audit.cell_ended(self.audit_after)
         except Exception as error:
             self._report("This cell could not be committed", error)
             return None
@@ -325,6 +341,12 @@ class Savepoints(LoggingConfigurable):
             )
             return None
         return commit
+
+    def _known_timeline(self) -> Timeline | None:
+        return None if self._assembly is None else self._assembly.timeline
+
+    def _found_by_audit(self, names: tuple[str, ...]) -> None:
+        self.log.info("Changed by no cell that is known to touch them: %s", ", ".join(names))
 
     def _make_room(self) -> None:
         """Remove the older half of what can be spared, and again, until the quota is kept."""

@@ -130,6 +130,11 @@ class Timeline:
         uses = self._tracker.uses(self._codes)
         return Uses(uses.names | LAST_RESULTS, self._suspects.defeat or uses.defeat, verify)
 
+    @property
+    def has_suspects(self) -> bool:
+        """True if something ran that was not committed or rolled back."""
+        return self._suspects.defeat is not None or bool(self._codes)
+
     def forget_suspects(self) -> None:
         """Take note that all that ran is over, and committed or rolled back."""
         self._codes.clear()
@@ -142,6 +147,16 @@ class Timeline:
         """The commit the namespace was last equal to."""
         assert self._head is not None
         return self._head
+
+    @property
+    def groups(self) -> Collection[Group]:
+        """The co-variables of the namespace, as committed."""
+        return self._tracker.groups
+
+    def differs(self, name: str) -> bool:
+        """Tell whether a co-variable is not as committed, though no code may have touched it."""
+        suspects = Uses(frozenset(), unsuspected=frozenset([name]))
+        return self._tracker.look(self._view.read(), suspects, measure).changed
 
     @property
     def saving(self) -> frozenset[str]:
@@ -281,9 +296,11 @@ class Timeline:
         """
         self.commit_outside()
         target: Commit | None = self.head
-        left = count
+        left, changed = count, False
         while target is not None and left:
-            left -= target.kind == "cell" and _says_something(target)
+            changed |= _says_something(target)  # what was found after a cell counts as its own
+            if changed and target.kind == "cell":
+                left, changed = left - 1, False
             target = self.log.parent(target)
         if target is None:
             raise CheckpointNotFound(
@@ -313,7 +330,7 @@ class Timeline:
 
         Unlike a commit's, the state before a cell that is rolled back is that of the very objects.
         """
-        if self._suspects.defeat is not None or self._codes:
+        if self.has_suspects:
             self.commit("outside", only_changes=True)
         view = self._view.read()
         groups = self._tracker.groups

@@ -51,11 +51,13 @@ class Uses:
         names: it may read, bind or delete.
         defeat: why any other name may have been touched too; None if not.
         verify: look at all other names all the same.
+        unsuspected: look at these all the same.
     """
 
     names: frozenset[str]
     defeat: str | None = None
     verify: bool = False
+    unsuspected: frozenset[str] = frozenset()
 
 
 def unlimited(value: Any) -> str | None:

@@ -150,7 +150,7 @@ class Tracker:
             if known is not None and (
                 group == known
                 or (
-                    search.all_by_request
+                    search.by_request
                     and search.touched.isdisjoint(names)
                     and self._only_pickles_otherwise(group, known, values, plain)
                 )
@@ -336,14 +336,15 @@ class _Search:
         self.footprints: dict[str, Footprint] = {}
         self.broken: dict[str, str] = {}
         self.defeat: str | None = None
-        self.all_by_request = False
-        """True if every name is looked at though no code may have touched every name."""
+        self.by_request = False
+        """True if names are looked at that no code may have touched."""
         self._touched: frozenset[str] = frozenset()
 
     @property
     def touched(self) -> frozenset[str]:
         """The names gone to for themselves, not because every name is looked at."""
-        return frozenset(self.names) if self.defeat is None else self._touched
+        everything = self.defeat is None and not self.by_request
+        return frozenset(self.names) if everything else self._touched
 
     def start(self, suspects: Uses) -> None:
         """Go to all suspects."""
@@ -352,7 +353,11 @@ class _Search:
             self.everything(suspects.defeat)
         elif suspects.verify and self.defeat is None:
             self.everything("asked for")
-            self.all_by_request = True
+            self.by_request = True
+        elif suspects.unsuspected:
+            self._touched = frozenset(self.names)
+            self.by_request = True
+            self.follow(suspects.unsuspected)
 
     def everything(self, reason: str) -> None:
         """Go to every name there is."""
@@ -398,7 +403,7 @@ class _Search:
 
     def _used_by(self, found: Footprint) -> Iterator[str]:
         """Yield what the code and the classes of a value may touch."""
-        if self.defeat is not None:
+        if self.defeat is not None or self.by_request:
             return
         if found.classes:
             if self._class_names is None:
