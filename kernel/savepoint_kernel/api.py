@@ -14,6 +14,8 @@ from .exceptions import (
     CorruptStore,
     DroppedReferenceError,
     ExecutionTimeout,
+    NotPicklable,
+    ReferencesFull,
     SourceNotAvailable,
     TimelineNotAvailable,
     TransactionConflict,
@@ -23,7 +25,9 @@ from .exceptions import (
 from .history.commands import Commands
 from .history.commit import Commit
 from .history.timeline import Restored
+from .refs import References
 from .serialize.sources import REGISTRY, CellRecord, Source
+from .state.liverefs import Reference
 from .state.process import Participant
 
 __all__ = [
@@ -33,7 +37,10 @@ __all__ = [
     "CorruptStore",
     "DroppedReferenceError",
     "ExecutionTimeout",
+    "NotPicklable",
     "Participant",
+    "Reference",
+    "ReferencesFull",
     "Restored",
     "Source",
     "SourceNotAvailable",
@@ -44,6 +51,7 @@ __all__ = [
     "checkpoint",
     "commits",
     "redo",
+    "refs",
     "register",
     "restore",
     "source",
@@ -78,6 +86,10 @@ def _kernel() -> Any:
 def _commands() -> Commands:
     commands: Commands = _kernel().commands
     return commands
+
+
+refs = References(_commands)
+"""Objects that can't be saved: held, and made again where they are gone."""
 
 
 def commits() -> list[Commit]:
@@ -118,8 +130,9 @@ def checkpoint(
     Args:
         name: what to call the commit.
         message: what to say about it.
-        policy: "pickle_or_error" raises if a value can't be saved, "warn_drop" reports it in
-            ``Commit.dropped``.
+        policy: what to do if a value can't be saved, nor made again (`refs`): "warn_drop" reports
+            it in ``Commit.dropped``; "pickle_or_error" raises, and the commit is made without a
+            name; "hard_error" raises, and nothing is committed.
 
     Raises:
         UnrestorableState: a value can't be saved.

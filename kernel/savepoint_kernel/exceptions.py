@@ -48,6 +48,10 @@ class DroppedReferenceError(RuntimeError):
     """A name stands for something that could not be saved, and is not there after a restore."""
 
 
+class ReferencesFull(RuntimeError):
+    """There are as many live references as there may be (``Savepoints.references``)."""
+
+
 class TimelineNotAvailable(RuntimeError):
     """Cells are not committed: it is switched off, or the store can't be had."""
 

@@ -15,19 +15,22 @@ from typing import TYPE_CHECKING
 from IPython.core.display_functions import display
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
+from traitlets import TraitError
 
-from .display import Change, Difference, Status, TimelineTable
+from .display import Change, Difference, ReferenceTable, TimelineTable
 from .exceptions import (
     CheckpointNotFound,
     CorruptStore,
     QuotaExceeded,
     SourceNotAvailable,
+    StoreLocked,
     TimelineNotAvailable,
     TransactionConflict,
     UnrestorableState,
     UntrustedStore,
 )
 from .serialize.sources import REGISTRY
+from .upkeep import Upkeep
 
 if TYPE_CHECKING:
     from .history.commands import Commands
@@ -84,10 +87,11 @@ class SourceMagics(Magics):  # type: ignore[misc]
 
 
 @contextmanager
-def _usage(magic: str) -> Iterator[None]:
+def _usage(magic: str, *more: type[Exception]) -> Iterator[None]:
+    expected: tuple[type[Exception], ...] = (*_EXPECTED, *more)
     try:
         yield
-    except _EXPECTED as error:
+    except expected as error:
         raise UsageError(f"{magic}: {error}") from None
 
 
@@ -197,9 +201,12 @@ class TimelineMagics(Magics):  # type: ignore[misc]
 
     @line_magic  # type: ignore[untyped-decorator]
     def refs(self, line: str) -> None:
-        """List the names whose values are not saved, and why."""
+        """List what was put among the live references, and the names that are not saved."""
         with _usage("%refs"):
             dropped = self._commands.dropped()
+            references = self._commands.references.references()
+        if references:
+            display(ReferenceTable(references))
         for name, reason in dropped.items():
             print(f"{name}: {reason}")
         if not dropped:
@@ -267,19 +274,21 @@ class TimelineMagics(Magics):  # type: ignore[misc]
 
     @line_magic  # type: ignore[untyped-decorator]
     def savepoint(self, line: str) -> None:
-        """Set a savepoint in the transaction, or look after the store.
+        """Set a savepoint in the transaction, or look after the store and its options.
 
-        Usage: ``%savepoint NAME``, ``%savepoint status``, ``%savepoint gc`` (removes all commits
-        but the ends of branches and the checkpoints).
+        Usage: ``%savepoint NAME``, where NAME is none of:
+
+        * ``status``: where the store is, how large, and whether it can be written
+        * ``gc``: removes all commits but the ends of branches and the checkpoints
+        * ``config [NAME [VALUE]]``: lists the options of this kernel, or sets one
+        * ``sessions``: lists the sessions there are on disk
+        * ``delete NAME [--yes]``: removes one that is not open
+        * ``trust [DIRECTORY | SESSION] [--yes]``: shows a store that you have not signed, the one
+          this kernel was refused by default, and signs it if you say so
         """
         words = _words(line, "%savepoint")
-        with _usage("%savepoint"):
-            if words in ([], ["status"]):
-                display(Status(self._commands.status()))
-                return
-            if words == ["gc"]:
-                removed, freed = self._commands.collect()
-                print(f"{removed} commits removed, {freed / 1e6:.1f} MB freed")
+        with _usage("%savepoint", OSError, StoreLocked, TraitError):
+            if Upkeep(self.shell).run(words):
                 return
             if len(words) > 1:
                 raise UsageError("%savepoint takes one name: %savepoint NAME")

@@ -163,4 +163,5 @@ def _report(restored: Restored) -> Message:
         "changed": list(restored.changed),
         "removed": list(restored.removed),
         "unrestorable": dict(restored.unrestorable),
+        "recreated": list(restored.recreated),
     }

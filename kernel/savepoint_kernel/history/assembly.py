@@ -15,6 +15,7 @@ from ..interrupts import Interrupts, interrupt_main_thread
 from ..state.imager import Limits
 from ..state.libraries import builtin_participants
 from ..state.liverefs import LiveReferences
+from ..state.modules import ModuleAttributes
 from ..state.process import Participants
 from ..state.tracker import Tracker
 from ..state.view import NamespaceView
@@ -31,11 +32,13 @@ class Assembly:
     Attributes:
         timeline: the timeline.
         session: where its store is.
+        references: the values that commits don't have.
         notices: what the user is to be told.
     """
 
     timeline: Timeline
     session: SessionStore
+    references: LiveReferences
     notices: Sequence[str]
 
     @property
@@ -55,6 +58,7 @@ def assemble(
     session: str,
     durability: Durability,
     quota: int | None,
+    references: Callable[[], int],
 ) -> Assembly:
     """Open the store of a session and make a timeline on it.
 
@@ -68,12 +72,13 @@ def assemble(
         session: its name.
         durability: when commits are on disk.
         quota: bytes it may take there; None for no limit.
+        references: tells how many live references users may put.
 
     Raises:
         OSError: the directory can't be written to.
     """
     opened, notices = open_store(directory, session, connection_key, durability, quota)
-    references = LiveReferences()
+    live = LiveReferences(view.namespace, references, interrupts.raising_late)
     watchdog = Watchdog(interrupt_main_thread)
 
     @contextmanager
@@ -84,13 +89,16 @@ def assemble(
         with watchdog.limit(seconds, late), interrupts.raising_late():
             yield
 
-    tracker = Tracker(view.namespace, compile_cell, references, guard, limits)
+    view.modules = ModuleAttributes(view.namespace, lambda: guard(limits.saving_timeout))
+    tracker = Tracker(view.namespace, compile_cell, live, guard, limits)
     timeline = Timeline(
         view,
         tracker,
         Participants(builtin_participants()),
         opened.store,
-        references,
+        live,
         interrupts.held,
     )
-    return Assembly(timeline, opened, (*notices, *(f"{note}\n" for note in opened.store.notes)))
+    return Assembly(
+        timeline, opened, live, (*notices, *(f"{note}\n" for note in opened.store.notes))
+    )

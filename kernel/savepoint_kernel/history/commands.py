@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import CheckpointNotFound, UnrestorableState
 from ..state.view import is_output
 from .savepoints import Savepoints
-from .transaction import Transactions, policy_named
+from .transaction import Transactions, Unsaved, policy_named
 
 if TYPE_CHECKING:
     from ..state.imager import Group
+    from ..state.liverefs import LiveReferences
     from .commit import Commit
     from .timeline import Restored, Timeline
 
@@ -184,23 +185,23 @@ class Commands:
         Args:
             name: what to call it; None for no name.
             message: what to say about it.
-            policy: "pickle_or_error" raises if a value can't be saved; "warn_drop" reports it.
+            policy: what to do if a value can't be saved, nor made again: "warn_drop" reports it;
+                "pickle_or_error" raises, after a commit without a name; "hard_error" raises, and
+                nothing is committed.
 
         Raises:
-            UnrestorableState: a value can't be saved and ``policy`` is "pickle_or_error".
+            UnrestorableState: a value can't be saved, and ``policy`` is not "warn_drop".
             ValueError: no such policy, or the name can't be one.
         """
-        if policy not in {"pickle_or_error", "warn_drop"}:
-            raise ValueError(f"policy {policy!r}: choose pickle_or_error or warn_drop")
+        policies = [known.value for known in Unsaved]
+        if policy not in policies:
+            raise ValueError(f"policy {policy!r}: choose {', '.join(policies)}")
         if name is not None:
             _checked(name)
-        commit = self._timeline.commit("checkpoint", message=message, full=True)
+        commit = self._timeline.commit(
+            "checkpoint", message=message, full=True, policy=Unsaved(policy)
+        )
         assert commit is not None
-        if commit.dropped and policy == "pickle_or_error":
-            listed = "; ".join(f"{key}: {reason}" for key, reason in commit.dropped.items())
-            raise UnrestorableState(
-                f"these can't be saved: {listed}. Delete them, or use warn_drop"
-            )
         if name is not None:
             self._timeline.log.name(name, commit)
         return commit
@@ -218,6 +219,24 @@ class Commands:
         for name in gone:
             del namespace[name]
         return gone
+
+    # -- live references
+
+    @property
+    def references(self) -> LiveReferences:
+        """The objects that are not saved."""
+        return self._savepoints.live_references
+
+    def put(self, obj: Any, name: str, recreate: Callable[[], Any] | None) -> str:
+        """Hold an object; see `LiveReferences.put`. The cell's commit says how it is made again."""
+        key = self.references.put(obj, name, recreate)
+        self._timeline.suspect_references()
+        return key
+
+    def remove(self, key: str) -> None:
+        """Let an object go; see `LiveReferences.remove`. Commits made so far make it again."""
+        self.references.remove(key)
+        self._timeline.suspect_references()
 
     # -- transactions
 

@@ -30,6 +30,7 @@ class StoreLock:
 
     Raises:
         StoreLocked: another process, or another store object in this one, holds it.
+        FileNotFoundError: the directory is not there, or was moved away before it could be locked.
         OSError: the file can't be opened or written.
     """
 
@@ -48,6 +49,9 @@ class StoreLock:
         except OSError:
             self._file.close()
             raise
+        if not _is_in_place(self._file.fileno(), path):
+            self._file.close()
+            raise FileNotFoundError(f"the store {path.parent} was removed")
         _held.add(self)
         try:
             self._file.truncate(0)
@@ -60,6 +64,27 @@ class StoreLock:
         """Let others have the store."""
         _held.discard(self)
         self._file.close()
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether anyone holds the lock of this file.
+
+    Raises:
+        OSError: the file can't be opened.
+    """
+    with open(path, "r+b", buffering=0) as file:
+        try:
+            _lock(file.fileno())
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _is_in_place(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 _held: weakref.WeakSet[StoreLock] = weakref.WeakSet()

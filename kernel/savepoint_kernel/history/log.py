@@ -9,7 +9,7 @@ Threads: written on the main thread; reading is safe on any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from ..exceptions import CheckpointNotFound
 from . import table
@@ -138,6 +138,11 @@ class CommitLog:
                 f"numbers: 1 to {self.next_number - 1}. %timeline lists them"
             )
         return found
+
+
+def checkpoint_names(refs: Iterable[str]) -> list[str]:
+    """Return those of a store's refs that are checkpoints, by name."""
+    return sorted(ref[len(_TAG) :] for ref in refs if ref.startswith(_TAG))
 
 
 def references(record: CommitRecord, read: Callable[[bytes], bytes]) -> Iterator[bytes]:

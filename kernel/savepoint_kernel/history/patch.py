@@ -48,17 +48,29 @@ class Patch:
             place[:] = data
 
 
+def may_be_patched(wanted: Group, live: Live) -> bool:
+    """Tell whether pickles differ in the contents of buffers only."""
+    a, b = wanted.image, live.group.image
+    if a is None or b is None or wanted.names != live.group.all_names or wanted.dropped:
+        return False
+    return a.stream == b.stream and _same_sizes(a.buffers, b.buffers)
+
+
 def find_patch(wanted: Group, live: Live, namespace: dict[str, Any], get: Get) -> Patch | None:
     """Return what turns the live co-variable into the wanted one; None if more than bytes differs.
+
+    Args:
+        wanted: the co-variable as it is to be.
+        live: as it is; `may_be_patched` says yes, and it consists of the objects it did then.
+        namespace: the live namespace.
+        get: reads the store.
 
     Raises:
         Exception: what reading the store or pickling raises.
     """
     a, b = wanted.image, live.group.image
-    if a is None or b is None or wanted.names != live.group.all_names or wanted.dropped:
-        return None
-    if a.stream != b.stream or not _same_sizes(a.buffers, b.buffers):
-        return None
+    assert a is not None
+    assert b is not None
     values = {name: live.values[name] for name in sorted(wanted.names)}
     _, buffers = dumps(values, namespace)
     raw = [buffer.raw() for buffer in buffers]

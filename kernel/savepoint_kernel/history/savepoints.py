@@ -30,14 +30,17 @@ from traitlets.config import LoggingConfigurable
 from traitlets.utils.importstring import import_item
 
 from ..exceptions import TimelineNotAvailable
-from ..state.view import NamespaceView
+from ..state.view import NamespaceView, is_output
 from .audit import Audit
 from .commit import CellInfo, Commit
-from .transaction import POLICIES, Policy, policy_named
+from .transaction import POLICIES, Policy, Unsaved, policy_named
 
 if TYPE_CHECKING:
+    from ..state.liverefs import LiveReferences
     from ..state.process import Participants
     from .assembly import Assembly
+    from .expiry import Expiry
+    from .keeping import Sessions
     from .store import Store
     from .timeline import Base, Restored, Timeline
 
@@ -68,13 +71,16 @@ class Outcome:
             "restored": list(self.restored.changed),
             "removed": list(self.restored.removed),
             "unrestorable": dict(self.restored.unrestorable),
+            "recreated": list(self.restored.recreated),
         }
 
 
 class Savepoints(LoggingConfigurable):
     """Commits of the cells of a kernel."""
 
-    enabled = Bool(True, help="Commit every cell. Without it there is no undo.").tag(config=True)
+    enabled = Bool(True, help="Commit every cell. Without it there is no undo.").tag(
+        config=True, at_start=True
+    )
     transaction = Enum(
         POLICIES,
         default_value=Policy.COMMIT_ALWAYS.value,
@@ -93,13 +99,31 @@ class Savepoints(LoggingConfigurable):
         default_value="async",
         help="""async: a commit is on disk at most a second after the cell, and at the end. sync:
         before the next cell. memory: never; it ends with the kernel.""",
-    ).tag(config=True)
+    ).tag(config=True, at_start=True)
     quota = Int(
         10_000_000_000,
         min=0,
         help="""Bytes a session may take on disk. Over it, the oldest commits that have no name go
         first. 0 means no limit.""",
+    ).tag(config=True, at_start=True)
+    keep_days = Float(
+        30.0,
+        min=0.0,
+        help="""Days since its last commit that the session of a notebook is kept. 0 means for
+        ever.""",
     ).tag(config=True)
+    keep_named_days = Float(
+        0.0,
+        min=0.0,
+        help="""The same for a session that you have named (Savepoints.session), and for one with a
+        checkpoint that has a name. 0 means for ever.""",
+    ).tag(config=True)
+    expiry_after = Float(
+        60.0,
+        min=0.0,
+        help="""Seconds from the start of a kernel until it removes sessions that were kept for so
+        long. One kernel a day does.""",
+    ).tag(config=True, at_start=True)
     audit = Bool(
         True,
         help="Look at the names that no cell seems to have touched while the kernel idles.",
@@ -120,16 +144,26 @@ class Savepoints(LoggingConfigurable):
         help="""Bytes that the values of names that share something may have together. A larger
         value is not saved. 0 means no limit but the quota.""",
     ).tag(config=True)
+    references = Int(10_000, min=0, help="Objects that savepoint.refs.put may hold at a time.").tag(
+        config=True
+    )
+    unsaved = Enum(
+        [Unsaved.WARN_DROP.value, Unsaved.HARD_ERROR.value],
+        default_value=Unsaved.WARN_DROP.value,
+        help="""After a cell that leaves a value that can't be saved: warn_drop commits the others
+        and lists it (%timeline, %refs); hard_error also says so on stderr. The cell has replied by
+        then, and the others are safe, so neither undoes it.""",
+    ).tag(config=True)
     session = Unicode(
         help="""Name of the session, a directory of the store. Default: the notebook's path where
         the server tells it, else one for each kernel, restarts included."""
-    ).tag(config=True)
+    ).tag(config=True, at_start=True)
     directory = Unicode(
         help="Where sessions are kept. Default: savepoint/sessions in the Jupyter data directory."
-    ).tag(config=True)
+    ).tag(config=True, at_start=True)
     restore_on_start = Bool(
         False, help="Restore the newest commit of the session when the kernel starts."
-    ).tag(config=True)
+    ).tag(config=True, at_start=True)
 
     def __init__(
         self,
@@ -145,10 +179,12 @@ class Savepoints(LoggingConfigurable):
         self._connection_key = connection_key
         self._notice = notice
         self._assembly: Assembly | None = None
+        self._expiry: Expiry | None = None
         self._failed: str | None = None
         self._our_threads: set[threading.Thread] = set()
         self.view = NamespaceView(shell)
         self._base: Base | None = None
+        self._told: dict[str, str] = {}
         self.pinned: set[int] = set()
         """Numbers of commits that a transaction may go back to."""
         self.navigated = False
@@ -211,13 +247,32 @@ class Savepoints(LoggingConfigurable):
                 session=self.session,
                 durability=self.durability,
                 quota=self.quota or None,
+                references=lambda: self.references,
             )
             for notice in self._assembly.notices:
                 self._notice(notice)
+            self._start_expiry()
             self._our_threads = set(threading.enumerate())
         except Exception as error:
             self._failed = str(error)
             self._report("There will be no timeline", error)
+
+    def _start_expiry(self) -> None:
+        module = f"{__package__}.expiry"
+        limits = import_item(f"{module}.Limits")
+        expiry: Expiry = import_item(f"{module}.Expiry")(
+            self.sessions.root, lambda: limits(self.keep_days, self.keep_named_days), self.log
+        )
+        expiry.start(self.expiry_after)
+        self._expiry = expiry
+
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions in the directory, whether or not there is a timeline."""
+        sessions: Sessions = import_item(f"{__package__}.keeping.Sessions")(
+            self.directory, None if self._assembly is None else self._assembly.session
+        )
+        return sessions
 
     def flush(self) -> None:
         """Wait until all commits are on disk. Any thread."""
@@ -226,6 +281,8 @@ class Savepoints(LoggingConfigurable):
 
     def close(self, restart: bool) -> None:
         """Write what is left."""
+        if self._expiry is not None:
+            self._expiry.stop()
         if self._assembly is None:
             return
         kept = restart or bool(self._assembly.timeline.log.checkpoints)
@@ -249,6 +306,16 @@ class Savepoints(LoggingConfigurable):
     def participants(self) -> Participants:
         """What takes part in commits and rollbacks besides the namespace."""
         return self.timeline.participants
+
+    @property
+    def live_references(self) -> LiveReferences:
+        """The objects that are not saved.
+
+        Raises:
+            TimelineNotAvailable: nothing is.
+        """
+        assert self.timeline is not None  # which opens it
+        return self._opened().references
 
     @property
     def location(self) -> Path:
@@ -308,7 +375,8 @@ class Savepoints(LoggingConfigurable):
             restored = self.timeline.roll_back(self._base)
         finally:
             self._base = None
-        self.timeline.forget_suspects()
+        if not restored.recreated:  # by code of users, after the rollback
+            self.timeline.forget_suspects()
         return Outcome(policy, restored=restored)
 
     def end_cell(self, cell: CellInfo) -> Commit | None:
@@ -324,6 +392,8 @@ class Savepoints(LoggingConfigurable):
                 "cell", cell, full=self.verify == "all", only_changes=self.navigated
             )
             self.timeline.forget_suspects()
+            if self.unsaved == Unsaved.HARD_ERROR.value:
+                self._tell_of_unsaved()
             if self.store.over_quota:
                 self._make_room()
             if self.audit:
@@ -360,6 +430,15 @@ class Savepoints(LoggingConfigurable):
                 f"The session was larger than Savepoints.quota ({self.quota / 1e9:.1f} GB): its "
                 f"{removed} oldest commits without a name are removed, {freed / 1e6:.0f} MB freed\n"
             )
+
+    def _tell_of_unsaved(self) -> None:
+        """Name the variables whose values can't be saved; those known already, not again."""
+        unsaved = {n: gone for n, gone in self.timeline.unsaved.items() if not is_output(n)}
+        fresh = [name for name, gone in unsaved.items() if self._told.get(name) != gone.key]
+        self._told = {name: gone.key for name, gone in unsaved.items()}
+        if fresh:
+            lines = "".join(f"  {name}: {unsaved[name]}\n" for name in fresh)
+            self._notice(f"These values can't be saved, so no commit has them:\n{lines}")
 
     def _tell_of_losses(self) -> None:
         """Say what the disk did not take; the next commit stores all it needs."""

@@ -12,7 +12,7 @@ Threads: the one that owns the namespace.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..exceptions import UnrestorableState
@@ -20,7 +20,7 @@ from ..state.fingerprint import Get, Loaded, values_of
 from ..state.imager import Dropped, Group
 from ..state.inplace import Anchors, put_back
 from ..state.liverefs import DroppedReference, LiveReferences
-from .patch import Live, Patch, find_patch
+from .patch import Live, Patch, find_patch, may_be_patched
 
 
 class Staging:
@@ -33,6 +33,7 @@ class Staging:
 
     Attributes:
         unrestorable: why names are not, or not quite, as they were.
+        missing: placeholders of objects that can be made again.
     """
 
     def __init__(self, namespace: dict[str, Any], get: Get, references: LiveReferences) -> None:
@@ -43,6 +44,7 @@ class Staging:
         self._patches: list[tuple[Patch, Live]] = []
         self._stand_ins: dict[str, Any] = {}
         self.unrestorable: dict[str, str] = {}
+        self.missing: dict[str, DroppedReference] = {}
 
     def add(self, group: Group, live: Live | None, anchors: Anchors | None = None) -> None:
         """Load a co-variable, or as much of it as differs.
@@ -50,13 +52,18 @@ class Staging:
         Args:
             group: the co-variable.
             live: the names as they are now; None if they are not one co-variable now.
-            anchors: its original objects, to be refilled.
+            anchors: its original objects, to be refilled; None if there are none.
 
         Raises:
             UnrestorableState: that is not possible here.
         """
         patch = None
-        if live is not None and (anchors is None or anchors.are_in(live.values, self._namespace)):
+        if (
+            live is not None
+            and anchors is not None
+            and may_be_patched(group, live)
+            and anchors.are_in(live.values, self._namespace)
+        ):
             with _explained(group):
                 patch = find_patch(group, live, self._namespace, self._get)
         if patch is not None and live is not None:
@@ -66,7 +73,9 @@ class Staging:
         for name, dropped in group.dropped.items():
             value = self._references.get(dropped.key)
             if value is None:
-                value = DroppedReference(name, dropped.type, dropped.reason)
+                value = DroppedReference(name, dropped.type, dropped.reason, dropped.again)
+                if dropped.again is not None:
+                    self.missing[name] = value
                 self.unrestorable[name] = f"a {dropped.type} was not saved: {dropped.reason}"
             else:
                 self.unrestorable[name] = same_object(dropped)
@@ -96,10 +105,11 @@ class Staging:
             for cls, restore in loaded.classes.items():
                 if id(cls) in own or id(cls) not in named:
                     restore()
-            if anchors is None:
-                values |= loaded.values
-            else:
-                values |= put_back(loaded.values, anchors, self._namespace)
+            values |= loaded.values
+            if anchors is not None:
+                # A SystemExit of some __hash__ can't stop it half way: the new objects will do.
+                with suppress(BaseException):
+                    values |= put_back(loaded.values, anchors, self._namespace)
         return values | self._stand_ins
 
 

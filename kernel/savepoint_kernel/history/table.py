@@ -25,8 +25,9 @@ from operator import attrgetter
 from typing import Any
 
 from ..exceptions import CorruptStore
-from ..state.fingerprint import Get, Image, Piece, Put
+from ..state.fingerprint import WHOLE, Get, Image, Piece, Put
 from ..state.imager import Dropped, Group
+from ..state.liverefs import Again
 
 INLINE = 8
 """Pieces that a bucket holds itself."""
@@ -113,12 +114,17 @@ class TableWriter:
             "ranks": {name: ranks[name] for name in sorted(group.all_names)},
             "runs": [self._run(run) for run in runs],
             "dropped": {
-                name: (dropped.type, dropped.reason, dropped.key)
+                name: (dropped.type, dropped.reason, dropped.key, *self._again(dropped.again))
                 for name, dropped in sorted(group.dropped.items())
             },
         }
         first = min(group.all_names).encode("utf-8", "surrogatepass")
         return _Entry(group, first, _hash(first), _encoder.encode(encoded))
+
+    def _again(self, again: Again | None) -> Iterator[tuple[str, str, dict[str, str]]]:
+        if again is not None:
+            piece = again.pickled if again.pickled.size <= WHOLE else self._stored(again.pickled)
+            yield again.key, again.label, self._run((piece,))
 
     def _run(self, pieces: tuple[Piece, ...]) -> dict[str, str]:
         if len(pieces) == 1 and pieces[0].data is not None:
@@ -134,6 +140,14 @@ class TableWriter:
         if piece.data is None:
             return piece
         return Piece(piece.digest, piece.size, self._put(memoryview(piece.data)))
+
+
+def _dropped(kind: str, reason: str, key: str, again: Any = None) -> Dropped:
+    if again is None:
+        return Dropped(kind, reason, key)
+    made_by, label, run = again
+    (piece,) = _pieces(run, bytes)  # one is never in a chunk of its own
+    return Dropped(kind, reason, key, again=Again(made_by, label, piece))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +186,7 @@ def read(addresses: Iterable[bytes], get: Get) -> Table:
                 if entry["runs"]:
                     stream, *buffers = (tuple(_pieces(run, get)) for run in entry["runs"])
                     image = Image(stream, tuple(buffers))
-                dropped = {name: Dropped(*dropped) for name, dropped in entry["dropped"].items()}
+                dropped = {name: _dropped(*fields) for name, fields in entry["dropped"].items()}
                 groups.append(Group(image, frozenset(entry["names"]), dropped))
                 ranks.update(entry["ranks"])
             except (KeyError, TypeError, ValueError, struct.error) as error:
@@ -185,7 +199,8 @@ def references(addresses: Iterable[bytes], get: Get) -> Iterator[bytes]:
     for address in addresses:
         yield address
         for entry in _decoded(get(address)):
-            for run in entry["runs"]:
+            made_by = (again[2] for _, _, _, *more in entry["dropped"].values() for again in more)
+            for run in (*entry["runs"], *made_by):
                 if "chunk" in run:
                     yield binascii.unhexlify(run["chunk"])
                 yield from (piece.address for piece in _pieces(run, get) if piece.address)

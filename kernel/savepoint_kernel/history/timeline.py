@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,13 +24,14 @@ from typing import Any
 from ..exceptions import CheckpointNotFound, UnrestorableState
 from ..serialize.pickler import dumps
 from ..serialize.portable import loads
-from ..state.imager import Group, measure, names_of
+from ..state.imager import Dropped, Group, measure, names_of, unsaved
 from ..state.inplace import Anchors, anchor
-from ..state.liverefs import LiveReferences
+from ..state.liverefs import DroppedReference, LiveReferences, what_was_dropped
 from ..state.namespace import Uses
+from ..state.pairing import Past, refillable
 from ..state.process import Failure, Participants, ProcessState
 from ..state.tracker import Look, Tracker
-from ..state.view import LAST_RESULTS, NamespaceView, is_output, is_variable
+from ..state.view import LAST_RESULTS, NamespaceView, is_attribute, is_output, is_variable
 from .commit import CellInfo, Commit
 from .log import MAIN, CommitLog
 from .patch import Live
@@ -38,6 +39,7 @@ from .staging import Staging, load, same_object
 from .store import Store
 from .table import Table, TableWriter
 from .table import read as read_table
+from .transaction import Unsaved
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,14 @@ class Restored:
         changed: names that are bound, or bound to something else, than before.
         removed: names that were unbound.
         unrestorable: why names or process state are not as in the commit.
+        recreated: names bound to an object that the user's ``recreate`` made in place of theirs.
     """
 
     commit: Commit
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     unrestorable: Mapping[str, str]
+    recreated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +112,15 @@ class Timeline:
         self._ranks: dict[str, int] = {}
         self._undone: list[Commit] = []
         self._anchors: dict[int, tuple[Group, Anchors]] = {}
+        self._past = Past()
         self._codes: list[types.CodeType] = []
         self._suspects = Uses(frozenset())
+        self._references_differ = False
         self._process = participants.capture()
         self._process_addresses: dict[str, str] = {}
         self.branch = MAIN
         self._head: Commit | None = None
+        self._first = self.log.next_number  # those before it are of other processes
         self.commit("start", full=True)
 
     # -- what happened since the last commit
@@ -121,24 +128,41 @@ class Timeline:
     def note_code(self, code: types.CodeType) -> None:
         """Take note of code of a cell that runs."""
         self._codes.append(code)
+        self._view.note_code(code)
 
     def suspect_all(self, reason: str) -> None:
         """Take note that something ran that no analysis sees."""
         self._suspects = Uses(frozenset(), reason)
 
+    def suspect_references(self) -> None:
+        """Take note that some may not be made again as the latest commit says."""
+        self._references_differ = True
+
+    def _names_made_otherwise(self) -> set[str]:
+        if not self._references_differ:
+            return set()
+        return {
+            name
+            for group in self._tracker.groups
+            for name, gone in group.dropped.items()
+            if gone.again != self._references.again(gone.key)
+        }
+
     def _take_suspects(self, *, verify: bool = False) -> Uses:
         uses = self._tracker.uses(self._codes)
-        return Uses(uses.names | LAST_RESULTS, self._suspects.defeat or uses.defeat, verify)
+        names = uses.names | LAST_RESULTS | self._view.attributes | self._names_made_otherwise()
+        return Uses(names, self._suspects.defeat or uses.defeat, verify)
 
     @property
     def has_suspects(self) -> bool:
         """True if something ran that was not committed or rolled back."""
-        return self._suspects.defeat is not None or bool(self._codes)
+        return self._suspects.defeat is not None or bool(self._codes) or self._references_differ
 
     def forget_suspects(self) -> None:
         """Take note that all that ran is over, and committed or rolled back."""
         self._codes.clear()
         self._suspects = Uses(frozenset())
+        self._references_differ = False
 
     # -- commits
 
@@ -152,6 +176,11 @@ class Timeline:
     def groups(self) -> Collection[Group]:
         """The co-variables of the namespace, as committed."""
         return self._tracker.groups
+
+    @property
+    def unsaved(self) -> dict[str, Dropped]:
+        """The values that the latest commit neither has nor can have made again, by name."""
+        return unsaved(self._tracker.groups)
 
     def differs(self, name: str) -> bool:
         """Tell whether a co-variable is not as committed, though no code may have touched it."""
@@ -171,6 +200,7 @@ class Timeline:
         *,
         full: bool = False,
         only_changes: bool = False,
+        policy: Unsaved = Unsaved.WARN_DROP,
     ) -> Commit | None:
         """Commit what has changed.
 
@@ -180,12 +210,18 @@ class Timeline:
             message: what the user says about it.
             full: look at every name.
             only_changes: make no commit if nothing has changed.
+            policy: what to do if a value can't be saved.
+
+        Raises:
+            UnrestorableState: a value can't be saved, and the policy says so.
         """
         began = time.perf_counter()
         stored = self._store.stored_bytes
         suspects = self._take_suspects(verify=full)
         view = self._view.read()
         look = self._tracker.look(view, suspects, self._store.put)
+        if policy is Unsaved.HARD_ERROR:
+            _require_saved(unsaved(look.seen), "nothing was committed")
         process = self.participants.capture()
         process_changed = Participants.changed(self._process, process)
         ranks = self._ranks
@@ -204,14 +240,15 @@ class Timeline:
         self._process = process
         groups = self._tracker.groups
         dropped = {
-            name: f"{reason.type}: {reason.reason}"
+            name: str(reason)
             for group in groups
             if group.dropped
             for name, reason in group.dropped.items()
         }
         names_changed = names_of(look.new) - look.relinked
-        # What can't be compared may have changed if something has touched it.
-        names_changed |= look.touched & dropped.keys()
+        # What can't be compared may have changed if something has touched it; of attributes of
+        # modules, which are looked at every time, that is not known.
+        names_changed |= look.touched & dropped.keys() - self._view.attributes
         commit = Commit(
             number=self.log.next_number,
             parent=None if self._head is None else self._head.number,
@@ -237,6 +274,8 @@ class Timeline:
             ms=round((time.perf_counter() - began) * 1000, 3),
         )
         self._add(commit)
+        if policy is Unsaved.PICKLE_OR_ERROR:
+            _require_saved(self.unsaved, f"commit {commit.number} was made without them")
         return commit
 
     def _add(self, commit: Commit) -> None:
@@ -248,8 +287,11 @@ class Timeline:
 
     def _adopt(self, look: Look) -> None:
         # Equal values may be other objects than before.
-        for group in (*self._tracker.adopt(look), *look.gone):
+        renewed = self._tracker.adopt(look)
+        for group in (*renewed, *look.gone):
             self._anchors.pop(id(group), None)
+        namespace, footprint_of = self._view.namespace, self._tracker.footprint_of
+        self._past.note(look.gone, renewed, look.values, namespace, footprint_of)
 
     def store_again(self) -> None:
         """Have the next commit store everything: pieces of earlier ones were lost."""
@@ -377,13 +419,17 @@ class Timeline:
             self._view.write(values, removed, order)
             for failure in self.participants.restore(base.process):
                 staging.unrestorable[failure.name] = failure.reason
+            staging.unrestorable |= self._view.write_attributes(values, removed)
             self._head, self.branch = base.head, base.branch
             self._settle(values, base.ranks)
         for group, _ in base.anchors.values():
             for name in group.dropped.keys() & touched:
                 staging.unrestorable.setdefault(name, same_object(group.dropped[name]))
+        removed -= self._view.attributes  # of modules that stay imported
+        unrestorable = staging.unrestorable
+        again = self._make_again(staging, values, unrestorable, settle=True)
         return Restored(
-            self.head, tuple(sorted(values)), tuple(sorted(removed)), staging.unrestorable
+            self.head, tuple(sorted(values)), tuple(sorted(removed)), unrestorable, again
         )
 
     def checkout(
@@ -409,50 +455,152 @@ class Timeline:
         unknown = wanted - table.ranks.keys()
         if unknown:
             raise CheckpointNotFound(f"commit {target.number} has no {', '.join(sorted(unknown))}")
+        view = self._import_modules(wanted, view)
+        own = self._own_of_modules(table, target) if names is None else set()
+        wanted -= own
         now = {name: group for group in self._tracker.groups for name in group.all_names}
         differing = [
             group
             for group in table.groups
             if group.all_names & wanted and now.get(next(iter(group.all_names))) != group
         ]
-        try:
-            staging = self._stage(differing, view, strict=True)
-        except UnrestorableState:
-            staging = self._stage_elsewhere(differing, view, target, strict)
         names_differing = {name for group in differing for name in group.all_names}
+        removed = set(view) - table.ranks.keys() if names is None else set()
+        live = self._refillable(view, removed | (names_differing & wanted))
+        try:
+            staging = self._stage(differing, view, live)
+        except UnrestorableState:
+            staging = self._stage_elsewhere(differing, view, live, target, strict)
         others = (value for name, value in view.items() if name not in names_differing)
         unrestorable = {n: reason for n, reason in staging.unrestorable.items() if n in wanted}
-        removed = set(view) - table.ranks.keys() if names is None else set()
         order = sorted(table.ranks, key=table.ranks.__getitem__) if names is None else list(view)
         with self._hold():
             values = {n: value for n, value in staging.apply(others).items() if n in wanted}
             self._view.write(values, removed, order)
             if names is None:
                 unrestorable |= self._restore_process(target)
+            unrestorable |= self._view.write_attributes(values, removed)
+            if names is None:
                 self._settle(values, table.ranks)
                 self._head, self.branch = target, target.branch
                 self.log.set_head(target)
-        return Restored(target, tuple(sorted(values)), tuple(sorted(removed)), unrestorable)
+        again = self._make_again(staging, values, unrestorable, settle=names is None)
+        if own:
+            self.commit("outside")  # what it is now is no commit's yet
+            reason = "its file was edited since, and no cell had changed it: it is as imported"
+            unrestorable |= dict.fromkeys(own, reason)
+        removed -= self._view.attributes  # of modules that stay imported
+        return Restored(target, tuple(sorted(values)), tuple(sorted(removed)), unrestorable, again)
 
-    def _stage(self, groups: list[Group], view: Mapping[str, Any], *, strict: bool) -> Staging:
+    def _make_again(
+        self,
+        staging: Staging,
+        names: Container[str],
+        unrestorable: dict[str, str],
+        *,
+        settle: bool,
+    ) -> tuple[str, ...]:
+        """Bind names to new objects in place of those that are gone, where users gave a way.
+
+        It comes after all else, with placeholders bound: the process is as it was then, and users'
+        code may be interrupted here.
+
+        Args:
+            staging: what was restored.
+            names: those that were bound.
+            unrestorable: the report, which is brought up to date.
+            settle: take the result for the known state.
+
+        Returns:
+            The names of new objects.
+        """
+        missing = {name: gone for name, gone in staging.missing.items() if name in names}
+        if not missing:
+            return ()
+        self.suspect_all("making objects again may have changed anything")
+        made = self._references.make_again(missing, self._store.get)
+        with self._hold():
+            self._view.write(made, (), list(self._view.read()))
+            failures = self._view.write_attributes(made, ())
+            if settle:
+                self._settle(made, self._ranks)
+        for name, value in made.items():
+            if type(value) is DroppedReference:
+                _, kind, reason = what_was_dropped(value)
+                unrestorable[name] = f"a {kind} was not saved, and {reason}"
+            else:
+                unrestorable.pop(name, None)
+        unrestorable |= failures
+        return tuple(sorted(made.keys() - unrestorable.keys()))
+
+    def _import_modules(self, names: Iterable[str], view: dict[str, Any]) -> dict[str, Any]:
+        """Import modules of which these names are attributes: equal data is then left alone."""
+        self._view.require(names)
+        now = self._view.read()
+        if now.keys() != view.keys():
+            self._adopt(self._tracker.look(now, Uses(frozenset()), self._store.put))
+            self._ranks = _ranked(now, self._ranks)
+        return now
+
+    def _own_of_modules(self, table: Table, target: Commit) -> set[str]:
+        """Return attributes of modules that only an edited source file makes differ."""
+        if target.number >= self._first:
+            return set()  # of this process, which has the modules as they were
+        first: dict[str, Commit] = {}
+        commit: Commit | None = target
+        while commit is not None:
+            first |= dict.fromkeys(filter(is_attribute, commit.added), commit)
+            commit = self.log.parent(commit)
+        own = set[str]()
+        for group in table.groups:
+            if group.all_names <= first.keys():
+                begun = first[min(group.all_names)]
+                edited = any(self._view.edited_since(name, begun.time) for name in group.all_names)
+                if edited and group in self.table(begun).groups:
+                    own |= group.all_names
+        return own
+
+    def _refillable(self, view: Mapping[str, Any], let_go: set[str]) -> dict[int, Any]:
+        """Return, by address, the objects of co-variables of which no name stays as it is."""
+        names = [
+            group.all_names for group in self._tracker.groups if group.all_names.issubset(let_go)
+        ]
+        values = {name: view[name] for name in frozenset().union(*names) if name in view}
+        return refillable(values, self._tracker.footprint_of)
+
+    def _stage(
+        self,
+        groups: list[Group],
+        view: Mapping[str, Any],
+        live: Mapping[int, Any],
+        required: Container[str] | None = None,
+    ) -> Staging:
+        """Load co-variables; raise if one of the required names (all, for None) can't be."""
         staging = self._staging()
         for group in groups:
             try:
-                staging.add(group, self._live(group, view))
+                staging.add(group, self._live(group, view), self._past.find(group, live))
             except UnrestorableState as error:
-                if strict:
+                if required is None or any(name in required for name in group.all_names):
                     raise
                 staging.keep(group, view, str(error))
         return staging
 
     def _stage_elsewhere(
-        self, groups: list[Group], view: Mapping[str, Any], target: Commit, strict: bool
+        self,
+        groups: list[Group],
+        view: Mapping[str, Any],
+        live: Mapping[int, Any],
+        target: Commit,
+        strict: bool,
     ) -> Staging:
         """Load with the process as it was: a module may be on the path of that time only."""
         before = self.participants.capture()
         self._restore_process(target)
         try:
-            return self._stage(groups, view, strict=strict)
+            # A module that is gone from this place is no reason to restore nothing.
+            names = names_of(groups) if strict else ()
+            return self._stage(groups, view, live, {n for n in names if not is_attribute(n)})
         except UnrestorableState:
             self.participants.restore(before)
             raise
@@ -526,17 +674,26 @@ def _live(wanted: Group, look: Look) -> Live | None:
     return None
 
 
+def _require_saved(lost: Mapping[str, Dropped], outcome: str) -> None:
+    if lost:
+        listed = "; ".join(f"{name}: {dropped}" for name, dropped in lost.items())
+        raise UnrestorableState(
+            f"these can't be saved, and {outcome}: {listed}. Delete them, or say how to make them "
+            "again (savepoint.refs.put), or use warn_drop"
+        )
+
+
 def _ranked(view: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:
-    """Number names so that variables have ascending numbers, and outputs of their own.
+    """Number names so that variables have ascending numbers; outputs and attributes, their own.
 
     Most keep the number they have; a name that has moved gets a new one.
     """
     ranks: dict[str, int] = {}
     top = max(known.values(), default=-1)
-    last = {True: -1, False: -1}
+    last: dict[tuple[bool, bool], int] = {}
     for name in view:
-        rank, of_kind = known.get(name, -1), is_variable(name)
-        if rank <= last[of_kind]:
+        rank, of_kind = known.get(name, -1), (is_variable(name), is_attribute(name))
+        if rank <= last.get(of_kind, -1):
             top += 1
             rank = top
         ranks[name] = last[of_kind] = rank

@@ -35,6 +35,14 @@ class Policy(str, Enum):
         return self is Policy.ROLLBACK_ALWAYS or (self is Policy.ROLLBACK_ON_FAILURE and failed)
 
 
+class Unsaved(str, Enum):
+    """What becomes of a commit if a value can neither be saved nor made again."""
+
+    WARN_DROP = "warn_drop"  # it is made, and names the value
+    PICKLE_OR_ERROR = "pickle_or_error"  # it is made, and an error names the value
+    HARD_ERROR = "hard_error"  # an error names the value, and there is no commit
+
+
 POLICIES = [policy.value for policy in Policy]
 _ALIASES = {"commit_on_success": Policy.ROLLBACK_ON_FAILURE}
 

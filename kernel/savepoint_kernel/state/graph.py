@@ -23,6 +23,7 @@ Threads: whoever owns the namespace; nothing here is kept.
 from __future__ import annotations
 
 import array
+import builtins
 import collections
 import datetime
 import decimal
@@ -164,7 +165,7 @@ class _Walk:
         self.classes: set[int] = set()
         self.plain = True
         self._namespace = namespace
-        self._seen: set[int] = {id(namespace)}
+        self._seen: set[int] = {id(namespace), id(vars(builtins))}
         # Temporaries must outlive the walk: a freed one's id would be taken for another's.
         self._keep: list[Any] = []
         numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
@@ -256,8 +257,12 @@ class _Walk:
         self.objects.add(id(function))
         if function.__globals__ is self._namespace:
             self.code.add(function.__code__)
-        # Not its globals: they are the namespace, or a module's.
-        held = [function.__closure__, function.__defaults__, function.__kwdefaults__]
+        held: list[Any] = [function.__closure__, function.__defaults__, function.__kwdefaults__]
+        own = function.__globals__
+        name = own.get("__name__")
+        module = sys.modules.get(name) if type(name) is str else None
+        if own is not self._namespace and getattr(module, "__dict__", None) is not own:
+            held.append(own)  # of `%run` or `exec`: what they made shares them, and nothing else
         return [*held, function.__dict__]
 
     def _array(self, value: Any) -> Iterable[Any]:

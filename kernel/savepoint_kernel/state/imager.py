@@ -8,12 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from traceback import format_exception_only
 from typing import Any, NamedTuple, Protocol
 
 from ..exceptions import SavingTimeout
 from .fingerprint import Image, Put, image
-from .liverefs import DroppedReference, LiveReferences, what_was_dropped
+from .liverefs import (
+    Again,
+    DroppedReference,
+    LiveReferences,
+    reason_of,
+    type_of,
+    what_was_dropped,
+)
 from .view import is_output
 
 Guard = Callable[[float], AbstractContextManager[None]]
@@ -40,12 +46,19 @@ class Dropped:
         reason: what pickling it raised.
         key: of the object in `liverefs.LiveReferences`.
         tired: True if saving it took too long: it is not tried again at every chance.
+        again: how it is made again; None if nobody has said so.
     """
 
     type: str
     reason: str
     key: str
     tired: bool = field(default=False, compare=False)
+    again: Again | None = None
+
+    def __str__(self) -> str:
+        if self.again is not None:
+            return f"{self.type}: a restore makes it again by its recreate()"
+        return f"{self.type}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +206,11 @@ class Imager:
 
     def _dropped(self, value: Any, failed: _Failed) -> Dropped:
         key = self._references.key_of(value)
+        again = self._references.again(key)
         if type(value) is DroppedReference:
             _, kind, known = what_was_dropped(value)
-            return Dropped(kind, known, key)
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        return Dropped(kind, failed.reason, key, failed.tired)
+            return Dropped(kind, known, key, again=again)
+        return Dropped(type_of(value), failed.reason, key, failed.tired, again)
 
 
 class _Failed(NamedTuple):
@@ -207,14 +220,19 @@ class _Failed(NamedTuple):
     tired: bool = False
 
 
-def reason_of(error: BaseException) -> str:
-    """Say in one line what was raised."""
-    return "".join(format_exception_only(error)).strip()[:300]
-
-
 def measure(piece: memoryview) -> bytes:
     """Stand in for a store: what is only compared need not be kept."""
     return bytes(32)
+
+
+def unsaved(groups: Iterable[Group]) -> dict[str, Dropped]:
+    """Return, by name, the values of some co-variables that are not saved, nor made again."""
+    return {
+        name: dropped
+        for group in groups
+        for name, dropped in group.dropped.items()
+        if dropped.again is None
+    }
 
 
 def names_of(groups: Iterable[Group]) -> frozenset[str]:

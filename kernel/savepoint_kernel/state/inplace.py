@@ -20,7 +20,7 @@ parts are new objects.
 All of it is replaced, that is ``put_back`` returns its argument, if exactness would need more:
 
 * an object of a C type that is not known here (an iterator, an lru_cache, a frame with an object
-  column) holds a paired object, and nobody can make it hold the other one;
+  column) or a class without a name holds a paired object, and nobody makes it hold the other one;
 * an original can't be refilled: its class, shape, dtype or closure was changed, its buffer is
   exported and has another size, memory is shared in a way that can't be made again.
 
@@ -403,6 +403,14 @@ class _Refill:
                 held = walk.numbers.get(id(value), -1)
                 if value is not item and self._target.get(held, value) is not value:
                     raise InexactError(f"{type(item)!r} holds an object that is to be kept")
+        classes = {base for cls in {*map(type, walk.objects)} for base in cls.__mro__}
+        for cls in classes:  # without a name, or with one in another co-variable
+            if cls.__module__ != "__main__" or id(cls) in walk.numbers:
+                continue
+            for value in walk.hidden(cls):
+                held = walk.numbers.get(id(value), -1)
+                if self._target.get(held, value) is not value:
+                    raise InexactError(f"{cls!r} holds an object that is to be kept")
 
     def _adopt_frames(self) -> None:
         for number in self._refilled():

@@ -105,6 +105,8 @@ def kind_of(cls: type) -> Kind | None:
     opaque = OPAQUE if weak else _OPAQUE_UNREFERENCEABLE
     if pandas is not None and cls in (pandas.DataFrame, pandas.Series):
         return Kind(FRAME, weak)
+    if cls is types.ModuleType:  # one that was made by hand; the imported count as immutable
+        return Kind(NO_PAYLOAD, weak, dict_descriptor=vars(cls)["__dict__"])
     if cls in BY_TYPE:
         descriptor = vars(cls).get("__dict__") if cls is functools.partial else None
         return Kind(BY_TYPE[cls], weak, dict_descriptor=descriptor)

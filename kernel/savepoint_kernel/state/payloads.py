@@ -22,7 +22,8 @@ from .sameness import is_object, same, same_items, same_members
 NO_ITEMS: tuple[Any, ...] = ()
 _FACTORY: Any = vars(collections.defaultdict)["default_factory"]
 
-_MISSING = object()
+ATTRIBUTES = 1000
+"""Items up to which a dict is not emptied to be filled. That takes 1.5 µs for a string key more."""
 
 Now = Callable[[Any], Any]
 """Maps an object of the new graph to the one that stands for it in the result."""
@@ -98,13 +99,11 @@ class _Deque(_List):
 
 
 def write_dict(target: Any, content: dict[Any, Any]) -> None:
-    """Make a dict's items those of ``content``; where all keys are strings, touch what differs."""
-    if {*map(type, dict.keys(target)), *map(type, content)} <= {str}:
+    """Make a dict's items those of ``content``; attributes are never missing meanwhile."""
+    if len(content) <= ATTRIBUTES and {*map(type, dict.keys(target)), *map(type, content)} <= {str}:
         for key in [key for key in dict.keys(target) if key not in content]:
             dict.__delitem__(target, key)
-        for key, value in content.items():
-            if not same(dict.get(target, key, _MISSING), value):
-                dict.__setitem__(target, key, value)
+        dict.update(target, content)
         if [*dict.keys(target)] == [*content]:
             return
     # From one dict to an empty one, with the hashes it knows: no key is asked.
@@ -120,7 +119,9 @@ class _Dict(Payload):
 
     def content(self, loaded: Any, now: Now, moved: bool) -> Any:
         items = self.base.items(loaded)
-        return {now(key): now(value) for key, value in items} if moved else dict(items)
+        if moved:
+            return {now(key): now(value) for key, value in items}
+        return loaded if type(loaded) is dict else dict(items)
 
     def holds(self, target: Any, content: Any) -> bool:
         return (

@@ -28,8 +28,8 @@ from typing import Any
 
 from .fingerprint import Put
 from .graph import PLAIN_ATOM, Footprint, covariables, footprint, is_atom
-from .imager import Group, Guard, Imager, Limits, reason_of
-from .liverefs import LiveReferences
+from .imager import Group, Guard, Imager, Limits
+from .liverefs import LiveReferences, reason_of
 from .namespace import Uses, unlimited, uses
 
 CompileCell = Callable[[str], "types.CodeType | None"]

@@ -4,6 +4,7 @@ Not IPython's own: the history of inputs goes on whatever is undone, and what it
 namespace (``get_ipython``, ``exit``, ...) is its own. ``Out`` is a dict that would link everything
 ever displayed, so each of its values counts as a name, ``Out[5]``; so do the three last results as
 the display hook keeps them, by which it knows whether the user has taken ``_`` for something else.
+Attributes of modules (`modules`) are names too, ``module.attribute``.
 
 Threads: the one that owns the namespace.
 """
@@ -11,8 +12,12 @@ Threads: the one that owns the namespace.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+import types
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .modules import ModuleAttributes
 
 _NOT_THE_USERS = frozenset(
     """
@@ -33,10 +38,14 @@ class NamespaceView:
 
     Args:
         shell: the interactive shell.
+
+    Attributes:
+        modules: what is tracked of modules; None for nothing.
     """
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
+        self.modules: ModuleAttributes | None = None
         self._not_the_users: dict[str, Any] = {}
         self._shown: set[str] = set()  # names that were judged before
         self._hidden: set[Any] = set()
@@ -72,10 +81,46 @@ class NamespaceView:
             value = last.get(attribute, "")
             if type(value) is not str or value:  # it begins as an empty string
                 names[name] = value
+        if self.modules is not None:
+            names |= self.modules.read()
         return names
 
+    def note_code(self, code: types.CodeType) -> None:
+        """Take note of what code that is about to run may assign to. Any thread."""
+        if self.modules is not None:
+            self.modules.note_code(code)
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """The attributes of modules read last: the code of their modules is not analysed."""
+        return frozenset() if self.modules is None else self.modules.names
+
+    def require(self, names: Iterable[str]) -> None:
+        """Import the modules whose attributes are among the names, where that is possible."""
+        if self.modules is not None:
+            self.modules.require(names)
+
+    def edited_since(self, name: str, moment: float) -> bool:
+        """Tell whether a name is data of a module whose file is newer than that.
+
+        Args:
+            name: an attribute of a module.
+            moment: seconds since the epoch.
+        """
+        return self.modules is not None and self.modules.edited_since(name, moment)
+
+    def write_attributes(
+        self, values: Mapping[str, Any], removed: Collection[str]
+    ) -> dict[str, str]:
+        """Do for attributes of modules what `write` does for all other names.
+
+        Returns:
+            Why attributes could not be bound, by name.
+        """
+        return {} if self.modules is None else self.modules.write(values, removed)
+
     def write(self, values: Mapping[str, Any], removed: Iterable[str], order: list[str]) -> None:
-        """Bind and unbind names.
+        """Bind and unbind names, attributes of modules apart.
 
         Args:
             values: to bind.
@@ -98,9 +143,11 @@ class NamespaceView:
                 setattr(hook, _LAST_RESULTS[name], value)
             elif (number := _number(name)) is not None:
                 outputs[number] = value
-            else:
+            elif not is_attribute(name):
                 namespace[name] = value
-        _reorder(namespace, [name for name in order if is_variable(name)])
+        _reorder(
+            namespace, [name for name in order if is_variable(name) and not is_attribute(name)]
+        )
 
 
 def _is_hidden(name: Any) -> bool:
@@ -108,12 +155,18 @@ def _is_hidden(name: Any) -> bool:
         not isinstance(name, str)  # globals()[1] = 2 is possible, if useless
         or (name[:2] == "_i" and name[2:].isdigit())  # one for each cell so far
         or name.startswith(_OUTPUTS)
+        or "." in name
     )
 
 
 def is_variable(name: str) -> bool:
     """Tell whether ``name`` is one of the namespace, as opposed to an output."""
     return not name.startswith(_OUTPUTS)
+
+
+def is_attribute(name: str) -> bool:
+    """Tell whether ``name`` is one of an attribute of a module."""
+    return "." in name and is_variable(name)
 
 
 def is_output(name: str) -> bool:
