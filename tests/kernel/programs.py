@@ -7,9 +7,12 @@ to isomorphism: values, types, and which of them are the same object.
 
 from __future__ import annotations
 
+import json
+import random
 import types
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,13 +91,12 @@ statement = st.builds(
 programs = st.lists(statement, min_size=1, max_size=12)
 
 
-def cell(statements: list[str]) -> types.CodeType:
-    """Compile statements to a cell in which one that fails keeps no other from running."""
-    text = "\n".join(
+def cell(statements: list[str]) -> str:
+    """Return a cell in which a statement that fails keeps no other from running."""
+    return "\n".join(
         "try:\n" + "".join(f"    {line}\n" for line in one.split("\n")) + "except Exception: pass"
         for one in statements
     )
-    return compile(text, "<program>", "exec", dont_inherit=True)
 
 
 class Look:
@@ -183,10 +185,13 @@ class Programs:
     def __init__(self, kernel: Any) -> None:
         self.timeline = kernel.savepoints.timeline
         self.namespace: dict[str, Any] = kernel.shell.user_ns
-        self.run(compile(SETUP, "<setup>", "exec", dont_inherit=True))
+        self._name = kernel.shell.compile.cache
+        self.run(SETUP)
         self.empty = self.timeline.commit("outside", full=True)
 
-    def run(self, code: types.CodeType) -> None:
+    def run(self, text: str) -> None:
+        """Run a cell; its functions and classes have sources, as those of users."""
+        code = compile(text, self._name(text), "exec", dont_inherit=True)
         exec(code, self.namespace)
         self.timeline.note_code(code)
 
@@ -252,3 +257,29 @@ class Programs:
 
         check()
         return len(run)
+
+    def write(self, examples: int, number: int, file: str) -> int:
+        """Commit the cells of random programs; write down what each commit should hold."""
+
+        expected: dict[int, str] = {}
+
+        @seed(number)
+        @_profile(examples)
+        @given(st.lists(programs, min_size=2, max_size=5))
+        def check(cells: list[list[str]]) -> None:
+            self.start_again()
+            for statements in cells:
+                look = self.commit(statements)
+                expected[self.timeline.head.number] = repr(look.description)
+
+        check()
+        Path(file).write_text(json.dumps(expected))
+        return len(expected)
+
+    def read(self, file: str) -> int:
+        """Check that each commit holds what another process wrote down."""
+        expected = json.loads(Path(file).read_text())
+        for number in random.Random(0).sample(sorted(expected), len(expected)):
+            self.timeline.checkout(self.timeline.log.find(number))
+            assert repr(Look(self.namespace).description) == expected[number], number
+        return len(expected)

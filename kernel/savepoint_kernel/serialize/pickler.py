@@ -102,6 +102,41 @@ def dumps_plain(obj: Any, *, limit: int | None = None) -> bytes:
     return pickled
 
 
+def dumps_flat(name: str, value: Any) -> bytes | None:
+    """Pickle what `dumps_plain` makes of ``{name: value}``, and check it in the same pass.
+
+    Asking a list for the types of its items takes as long as pickling it.
+
+    Args:
+        name: of the value.
+        value: a list, dict or set.
+
+    Returns:
+        The pickle; None if the value holds anything but numbers, None, True and False.
+    """
+    target = io.BytesIO()
+    pickler = _FlatPickler(target, PROTOCOL)
+    try:
+        pickler.dump({name: value})
+    except _NotFlatError:
+        return None
+    # Numbers are not memoised; every string, bytearray and container is.
+    return _NOTHING + target.getvalue() if len(pickler.memo.copy()) == _FLAT_MEMO else None
+
+
+_FLAT_MEMO = 3
+"""The dict, the name and the value."""
+
+
+class _NotFlatError(Exception):
+    pass
+
+
+class _FlatPickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        raise _NotFlatError  # called for all but exact built-in types
+
+
 class _Target(io.BytesIO):
     """Where the pickle goes; counts if there is a limit."""
 

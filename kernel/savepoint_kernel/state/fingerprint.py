@@ -93,6 +93,7 @@ def image(
     known: Image | None = None,
     *,
     plain: bool = False,
+    pickled: bytes | None = None,
     limit: int | None = None,
     guard: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Image:
@@ -104,6 +105,7 @@ def image(
         put: stores bytes and returns their address; called for what ``known`` has not.
         known: the image it had last.
         plain: True if its footprints say so: it is a tenth of the work then.
+        pickled: what `dumps_plain` makes of it, if that is known.
         limit: bytes it may have; None for any number.
         guard: entered while code of users may run; never while ``put`` does.
 
@@ -113,7 +115,9 @@ def image(
     # Sorted: the order in which names were grouped says nothing about their state.
     ordered = {name: values[name] for name in sorted(values)}
     buffers: list[PickleBuffer] = []
-    if plain:
+    if pickled is not None and (limit is None or len(pickled) <= limit):
+        stream = pickled
+    elif plain:
         stream = dumps_plain(ordered, limit=limit)
     else:
         with guard():

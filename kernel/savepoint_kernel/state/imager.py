@@ -103,7 +103,12 @@ class Imager:
         self.saving: frozenset[str] = frozenset()
 
     def take(
-        self, values: Mapping[str, Any], known: Group | None, put: Put, plain: Set[str]
+        self,
+        values: Mapping[str, Any],
+        known: Group | None,
+        put: Put,
+        plain: Set[str],
+        pickled: bytes | None = None,
     ) -> Group:
         """Take the image of a co-variable.
 
@@ -111,11 +116,12 @@ class Imager:
             values: its names and values.
             known: as it was, if these names were one before.
             put: stores a piece that was not known.
-            plain: the names whose values are; see `fingerprint.image`.
+            plain: the names whose values are; see `fingerprint.image`, as for
+            pickled: all of it.
         """
         old = known.image if known is not None and known.names == values.keys() else None
         names = frozenset(values)
-        taken = self._try(values, put, plain, old)
+        taken = self._try(values, put, plain, old, pickled)
         if isinstance(taken, Image):
             return Group(taken, names, core=self._core(values, plain))
         dropped = {name: self._dropped(value, taken) for name, value in values.items()}
@@ -170,6 +176,7 @@ class Imager:
         put: Put,
         plain: Set[str],
         known: Image | None = None,
+        pickled: bytes | None = None,
     ) -> Image | _Failed:
         """Return an image, or the reason why there is none."""
         self.saving = frozenset(values)
@@ -180,6 +187,7 @@ class Imager:
                 put,
                 known,
                 plain=plain >= values.keys(),
+                pickled=pickled,
                 limit=self._limits.value_limit or None,
                 guard=lambda: self._guard(self._limits.saving_timeout),
             )
