@@ -251,6 +251,15 @@ def update(obj: Any, attributes: dict[str, Any]) -> None:
     vars(obj).update(attributes)
 
 
+def set_state(obj: Any, state: Any) -> None:
+    """Set the state of an object as unpickling does, without asking it for ``__setstate__``."""
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    if attributes:
+        vars(obj).update({sys.intern(k) if type(k) is str else k: attributes[k] for k in attributes})
+    for name, value in (slots or {}).items():
+        setattr(obj, name, value)
+
+
 def make_typing(
     token: str | None, module: str, kind: str, args: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:

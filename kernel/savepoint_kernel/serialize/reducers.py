@@ -52,7 +52,27 @@ def reducer_for(kind: type) -> Reducer | None:
         return _stream
     if kind.__module__ == "itertools":
         return _iterator
-    return _BY_NAME.get((kind.__module__, kind.__qualname__))
+    named = _BY_NAME.get((kind.__module__, kind.__qualname__))
+    if named is None and _asks_for_setstate(kind):
+        return _without_asking
+    return named
+
+
+def _asks_for_setstate(kind: type) -> bool:
+    """Tell whether unpickling would call ``__getattr__`` of an object that is still empty.
+
+    It is asked for ``__setstate__``; many answer from an attribute that is not there yet, by asking
+    themselves again without end.
+    """
+    plain = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+    return plain and hasattr(kind, "__getattr__") and not hasattr(kind, "__setstate__")
+
+
+def _without_asking(obj: Any) -> Any:
+    make, args, state, *items = object.__reduce_ex__(obj, PROTOCOL)
+    if state is None:
+        return make, args, state, *items
+    return make, args, state, *items, portable.set_state
 
 
 def _closure_cell(cell: types.CellType) -> Any:
