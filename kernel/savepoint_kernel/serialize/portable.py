@@ -58,7 +58,7 @@ _loading: ContextVar[Loading] = ContextVar("savepoint_loading")
 
 
 def loads(
-    data: bytes,
+    data: bytes | bytearray,
     namespace: dict[str, Any],
     buffers: Iterable[Any] | None = None,
     *,
@@ -255,7 +255,9 @@ def set_state(obj: Any, state: Any) -> None:
     """Set the state of an object as unpickling does, without asking it for ``__setstate__``."""
     attributes, slots = state if isinstance(state, tuple) else (state, None)
     if attributes:
-        vars(obj).update({sys.intern(k) if type(k) is str else k: attributes[k] for k in attributes})
+        vars(obj).update(
+            {sys.intern(k) if type(k) is str else k: attributes[k] for k in attributes}
+        )
     for name, value in (slots or {}).items():
         setattr(obj, name, value)
 

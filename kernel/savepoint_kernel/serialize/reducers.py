@@ -64,12 +64,14 @@ def _asks_for_setstate(kind: type) -> bool:
     It is asked for ``__setstate__``; many answer from an attribute that is not there yet, by asking
     themselves again without end.
     """
-    plain = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+    own: Any = kind
+    plain = own.__reduce_ex__ is object.__reduce_ex__ and own.__reduce__ is object.__reduce__
     return plain and hasattr(kind, "__getattr__") and not hasattr(kind, "__setstate__")
 
 
 def _without_asking(obj: Any) -> Any:
-    make, args, state, *items = object.__reduce_ex__(obj, PROTOCOL)
+    reduced: Any = object.__reduce_ex__(obj, PROTOCOL)
+    make, args, state, *items = reduced
     if state is None:
         return make, args, state, *items
     return make, args, state, *items, portable.set_state

@@ -18,11 +18,11 @@ Threads: the one that owns the namespace; nothing else may change the values mea
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pickle import PickleBuffer
-from typing import Any
+from typing import Any, Protocol
 
 import xxhash
 
@@ -42,6 +42,16 @@ Put = Callable[[memoryview], bytes]
 Get = Callable[[bytes], bytes]
 
 
+class Source(Protocol):
+    """Where stored pieces come from, verified."""
+
+    def get(self, address: bytes) -> bytes:
+        """Return a piece."""
+
+    def fill(self, wanted: Iterable[tuple[bytes, memoryview]]) -> None:
+        """Read pieces to where they are wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A stored run of bytes. Pieces are equal if what they stand for is.
@@ -57,10 +67,6 @@ class Piece:
     size: int
     address: bytes = field(compare=False)
     data: bytes | None = field(default=None, compare=False)
-
-    def read(self, get: Get) -> bytes:
-        """Return the bytes."""
-        return get(self.address) if self.data is None else self.data
 
     @classmethod
     def whole(cls, data: bytes) -> Piece:
@@ -151,6 +157,16 @@ def _piece(data: memoryview, known: Piece | None, put: Put) -> Piece:
     return Piece(digest, len(data), put(data))
 
 
+def missing(run: Iterable[Piece], into: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Copy the pieces that are kept whole; yield what is stored, and where it belongs."""
+    for piece in run:
+        place, into = into[: piece.size], into[piece.size :]
+        if piece.data is None:
+            yield piece.address, place
+        else:
+            place[:] = piece.data
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A co-variable made anew.
@@ -164,20 +180,24 @@ class Loaded:
     classes: dict[type, Callable[[], None]]
 
 
-def values_of(image: Image, namespace: dict[str, Any], get: Get) -> Loaded:
+def values_of(image: Image, namespace: dict[str, Any], source: Source) -> Loaded:
     """Make new objects from an image; what exists is not touched.
 
     Args:
         image: of a co-variable.
         namespace: the live namespace, which functions get as their globals.
-        get: returns the bytes behind an address, already verified.
+        source: has its pieces.
 
     Raises:
         Exception: whatever unpickling raises.
     """
-    stream = b"".join(piece.read(get) for piece in image.stream)
     # bytearray: arrays made on top of bytes would be read-only.
-    buffers = [bytearray().join(piece.read(get) for piece in run) for run in image.buffers]
+    stream, *buffers = (bytearray(sum(piece.size for piece in run)) for run in image.runs)
+    wanted: list[tuple[bytes, memoryview]] = []
+    for run, buffer in zip(image.runs, (stream, *buffers), strict=True):
+        wanted += missing(run, memoryview(buffer))
+    source.fill(wanted)
+    del wanted  # with what it exports, no array over it could be resized
     classes: dict[type, Callable[[], None]] = {}
     values = loads(stream, namespace, buffers, deferred=classes)
     return Loaded({sys.intern(name): value for name, value in values.items()}, classes)
