@@ -15,6 +15,7 @@ from ..interrupts import Interrupts, interrupt_main_thread
 from ..state.imager import Limits
 from ..state.libraries import builtin_participants
 from ..state.liverefs import LiveReferences
+from ..state.pages import PageDigests
 from ..state.process import Participants
 from ..state.tracker import Tracker
 from ..state.view import NamespaceView
@@ -31,11 +32,13 @@ class Assembly:
     Attributes:
         timeline: the timeline.
         session: where its store is.
+        pages: hashes its buffers.
         notices: what the user is to be told.
     """
 
     timeline: Timeline
     session: SessionStore
+    pages: PageDigests
     notices: Sequence[str]
 
     @property
@@ -55,6 +58,7 @@ def assemble(
     session: str,
     durability: Durability,
     quota: int | None,
+    track_pages: bool,
 ) -> Assembly:
     """Open the store of a session and make a timeline on it.
 
@@ -68,12 +72,14 @@ def assemble(
         session: its name.
         durability: when commits are on disk.
         quota: bytes it may take there; None for no limit.
+        track_pages: see `pages`, where the system can.
 
     Raises:
         OSError: the directory can't be written to.
     """
     opened, notices = open_store(directory, session, connection_key, durability, quota)
     references = LiveReferences()
+    pages = (PageDigests.open() if track_pages else None) or PageDigests()
     watchdog = Watchdog(interrupt_main_thread)
 
     @contextmanager
@@ -84,7 +90,7 @@ def assemble(
         with watchdog.limit(seconds, late), interrupts.raising_late():
             yield
 
-    tracker = Tracker(view.namespace, compile_cell, references, guard, limits)
+    tracker = Tracker(view.namespace, compile_cell, references, guard, limits, pages.digests)
     timeline = Timeline(
         view,
         tracker,
@@ -93,4 +99,6 @@ def assemble(
         references,
         interrupts.held,
     )
-    return Assembly(timeline, opened, (*notices, *(f"{note}\n" for note in opened.store.notes)))
+    return Assembly(
+        timeline, opened, pages, (*notices, *(f"{note}\n" for note in opened.store.notes))
+    )

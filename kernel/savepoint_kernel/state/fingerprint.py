@@ -18,7 +18,7 @@ Threads: the one that owns the namespace; nothing else may change the values mea
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pickle import PickleBuffer
@@ -39,6 +39,7 @@ WHOLE = 256
 """Bytes up to which a piece is kept in the table of names: a chunk costs 100 bytes and 40 µs."""
 
 Put = Callable[[memoryview], bytes]
+Digests = Callable[[memoryview, int], Sequence[bytes]]
 Get = Callable[[bytes], bytes]
 
 
@@ -101,6 +102,7 @@ def image(
     plain: bool = False,
     pickled: bytes | None = None,
     limit: int | None = None,
+    digests: Digests | None = None,
     guard: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Image:
     """Take the image of a co-variable.
@@ -113,6 +115,7 @@ def image(
         plain: True if its footprints say so: it is a tenth of the work then.
         pickled: what `dumps_plain` makes of it, if that is known.
         limit: bytes it may have; None for any number.
+        digests: hashes the pieces of a buffer.
         guard: entered while code of users may run; never while ``put`` does.
 
     Raises:
@@ -131,25 +134,31 @@ def image(
     old = known or Image((), ())
     old_buffers = iter(old.buffers)
     return Image(
-        _pieces(memoryview(stream), STREAM_PIECE, old.stream, put),
+        _pieces(memoryview(stream), STREAM_PIECE, old.stream, put, hash_pieces),
         tuple(
-            _pieces(buffer.raw(), BUFFER_PIECE, next(old_buffers, ()), put) for buffer in buffers
+            _pieces(buffer.raw(), BUFFER_PIECE, next(old_buffers, ()), put, digests or hash_pieces)
+            for buffer in buffers
         ),
     )
 
 
-def _pieces(data: memoryview, size: int, known: tuple[Piece, ...], put: Put) -> tuple[Piece, ...]:
+def _pieces(
+    data: memoryview, size: int, known: tuple[Piece, ...], put: Put, digests: Digests
+) -> tuple[Piece, ...]:
     old = iter(known)
-    return tuple(_piece(part, next(old, None), put) for part in _cut(data, size))
+    return tuple(
+        _piece(data[start : start + size], digest, next(old, None), put)
+        for start, digest in zip(range(0, len(data), size), digests(data, size), strict=True)
+    )
 
 
-def _cut(data: memoryview, size: int) -> Iterator[memoryview]:
-    for start in range(0, len(data), size):
-        yield data[start : start + size]
+def hash_pieces(data: memoryview, size: int) -> Sequence[bytes]:
+    """Return xxh3-128 of each ``size`` bytes."""
+    parts = (data[start : start + size] for start in range(0, len(data), size))
+    return [xxhash.xxh3_128_digest(part) for part in parts]
 
 
-def _piece(data: memoryview, known: Piece | None, put: Put) -> Piece:
-    digest = xxhash.xxh3_128_digest(data)
+def _piece(data: memoryview, digest: bytes, known: Piece | None, put: Put) -> Piece:
     if known is not None and known.digest == digest and known.size == len(data):
         return known
     if len(data) <= WHOLE:

@@ -12,7 +12,7 @@ from traceback import format_exception_only
 from typing import Any, NamedTuple, Protocol
 
 from ..exceptions import SavingTimeout
-from .fingerprint import Image, Put, image
+from .fingerprint import Digests, Image, Put, image
 from .liverefs import DroppedReference, LiveReferences, what_was_dropped
 from .view import is_output
 
@@ -84,6 +84,7 @@ class Imager:
         guard: lets an interrupt raise while users' code runs, which may never end, and
             SavingTimeout after the seconds it is called with.
         limits: of one co-variable.
+        digests: see `fingerprint.image`.
 
     Attributes:
         saving: the names being pickled.
@@ -95,11 +96,13 @@ class Imager:
         references: LiveReferences,
         guard: Guard,
         limits: Limits,
+        digests: Digests,
     ) -> None:
         self._namespace = namespace
         self._references = references
         self._guard = guard
         self._limits = limits
+        self._digests = digests
         self.saving: frozenset[str] = frozenset()
 
     def take(
@@ -189,6 +192,7 @@ class Imager:
                 plain=plain >= values.keys(),
                 pickled=pickled,
                 limit=self._limits.value_limit or None,
+                digests=self._digests,
                 guard=lambda: self._guard(self._limits.saving_timeout),
             )
         except KeyboardInterrupt:

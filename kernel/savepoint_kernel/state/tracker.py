@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..serialize.pickler import dumps_flat
-from .fingerprint import Put
+from .fingerprint import Digests, Put
 from .graph import PLAIN_ATOM, Footprint, covariables, footprint, is_atom
 from .imager import Group, Guard, Imager, Limits, reason_of
 from .liverefs import LiveReferences
@@ -79,6 +79,7 @@ class Tracker:
         references: knows the values that can't be pickled.
         guard: see `imager.Imager`, as for
         limits: what saving one co-variable may take.
+        digests: see `fingerprint.image`.
     """
 
     def __init__(
@@ -88,8 +89,9 @@ class Tracker:
         references: LiveReferences,
         guard: Guard,
         limits: Limits,
+        digests: Digests,
     ) -> None:
-        self._imager = Imager(namespace, references, guard, limits)
+        self._imager = Imager(namespace, references, guard, limits, digests)
         self._references = references
         self._namespace = namespace
         self._compile_cell = compile_cell
