@@ -75,8 +75,13 @@ class Fleet:
         for name in self.names:
             self.restart(name)
 
-    def restart(self, name: str) -> None:
-        """Replace a kernel with a fresh, prepared process; absent if three attempts fail."""
+    def restart(self, name: str, *, bare: bool = False) -> None:
+        """Replace a kernel with a fresh, prepared process; absent if three attempts fail.
+
+        Args:
+            name: of the kernel, which is killed.
+            bare: do not prepare the new one.
+        """
         if name in self._kernels:
             self._kernels.pop(name).kill()
         # async-kernel 0.23 comes up with a dead iopub channel once in some forty starts.
@@ -84,7 +89,8 @@ class Fleet:
             kernel = Kernel(self.specs[name], self.directory)
             try:
                 kernel.start(self.context)
-                self._prepare(kernel)
+                if not bare:
+                    self._prepare(kernel)
             except KernelError as error:
                 kernel.kill()
                 self.absent[name] = str(error)

@@ -198,10 +198,25 @@ def memory(bench: Bench) -> list[Row]:
     return rows
 
 
+def restore(bench: Bench) -> list[Row]:
+    """Everything back in a new process, after the one before was killed."""
+    row = Row("restore of everything in a new process", "s", Target(1.0))
+    names = [name for name in ("savepoint", "dill") if name in bench.fleet.names]
+
+    def take(name: str) -> list[float | None]:
+        settle(bench.fleet[name])
+        bench.fleet.restart(name, bare=True)
+        return [bench.subjects[name].restore(bench.fleet[name])]
+
+    interleave(bench.fleet, row, names, Plan(n=bench.n, seconds=120.0), take)
+    return [row]
+
+
 MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "namespace": namespace,
     "disk": disk,
     "cells": cells,
     "loops": loops,
     "memory": memory,
+    "restore": restore,
 }

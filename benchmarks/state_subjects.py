@@ -22,7 +22,7 @@ from pathlib import Path
 import nbformat
 import psutil  # type: ignore[import-untyped]
 from harness import Interrupt, Kernel, KernelError, KernelSpec, Message
-from state_workload import LOOP_FUNCTION, Kind, namespace
+from state_workload import LOOP_FUNCTION, USE, Kind, namespace
 
 TIMEOUT = 300.0
 """Seconds a cell may take; Kishu's checkouts of a gigabyte take 13."""
@@ -67,6 +67,14 @@ class Subject:
         self._run(kernel, kind.cell(i))
         return {}
 
+    def restore(self, kernel: Kernel) -> float:
+        """Bring everything back in a new process; returns seconds to the reply of the cell.
+
+        Raises:
+            NotImplementedError: not measured of this one.
+        """
+        raise NotImplementedError
+
     def disk_bytes(self) -> int:
         """What its files take on disk."""
         files = [path for path in self.directory.rglob("*") if path.is_file()]
@@ -105,8 +113,8 @@ class Savepoint(Subject):
     """The subject."""
 
     def __init__(self, directory: Path) -> None:
-        option = f"--Savepoints.directory={directory}"
-        super().__init__(_savepoint("savepoint", option), directory)
+        options = f"--Savepoints.directory={directory}", "--Savepoints.session=bench"
+        super().__init__(_savepoint("savepoint", *options), directory)
 
     def set_up(self, kernel: Kernel, scale: float) -> Sample:
         """Make the namespace; the first transaction is not measured, as it notes every object."""
@@ -144,6 +152,12 @@ class Savepoint(Subject):
         failing = kind.cell(i + 500_000) + "\nraise ValueError"
         rolled_back = self._attempt(kernel, failing, "rollback_on_failure")
         return {**saved, "undo": undo, "rollback": rolled_back - plain}
+
+    def restore(self, kernel: Kernel) -> float:
+        """Bring everything back, and see that it is there."""
+        elapsed = self._run(kernel, "%restore")
+        self._run(kernel, USE)
+        return elapsed
 
     def checkpoint(self, kernel: Kernel, name: str) -> Sample:
         """Commit the namespace after a look at all of it."""
@@ -197,6 +211,12 @@ class Dill(Subject):
         if not kind.undone:
             return saved
         return {**saved, "undo": self._run(kernel, f"dill.load_module({str(self._file)!r})")}
+
+    def restore(self, kernel: Kernel) -> float:
+        """Bring everything back, and see that it is there."""
+        elapsed = self._run(kernel, f"import dill; dill.load_module({str(self._file)!r})")
+        self._run(kernel, USE)
+        return elapsed
 
     @property
     def _file(self) -> Path:
@@ -262,8 +282,8 @@ def settle(kernel: Kernel, seconds: float = 120.0) -> None:
             return
 
 
-def _savepoint(name: str, option: str) -> KernelSpec:
-    argv = (*_FROZEN, "-m", "savepoint_kernel", "-f", "{connection_file}", option)
+def _savepoint(name: str, *options: str) -> KernelSpec:
+    argv = (*_FROZEN, "-m", "savepoint_kernel", "-f", "{connection_file}", *options)
     return KernelSpec(name, "jupyter-savepoint", argv, _BOTH)
 
 

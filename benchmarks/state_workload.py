@@ -101,6 +101,9 @@ def kinds(scale: float) -> tuple[Kind, ...]:
     )
 
 
+USE = "f39(2), float(a4[-1]), len(dct), len(df2)"
+"""A cell that needs some of everything."""
+
 LOOPS = {
     "loop of 1e6 at top level": "for loop_i in range(1_000_000): loop_sum = loop_i + s6",
     "loop of 1e6 global reads in a function": "loop_in_function()",

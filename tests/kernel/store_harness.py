@@ -71,7 +71,11 @@ def check(store: Store, record: CommitRecord, sizes: tuple[int, ...] = SIZES) ->
         CorruptStore: one can't be read.
     """
     _, *addresses = references(record, store.get)
-    assert [store.get(address) for address in addresses] == values_of(label_of(record), sizes)
+    values = values_of(label_of(record), sizes)
+    assert [store.get(address) for address in addresses] == values
+    filled = [bytearray(len(value)) for value in values]
+    store.fill(zip(addresses, map(memoryview, filled), strict=True))
+    assert filled == values
 
 
 def intact(store: Store) -> list[str]:

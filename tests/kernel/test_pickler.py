@@ -13,6 +13,7 @@ import logging
 import mmap
 import os
 import pathlib
+import pickle
 import queue
 import selectors
 import socket
@@ -23,6 +24,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ import pytest
 
 from savepoint_kernel.exceptions import NotPicklable, UnrestorableState
 from savepoint_kernel.serialize import portable
-from savepoint_kernel.serialize.pickler import dumps
+from savepoint_kernel.serialize.pickler import dumps, dumps_flat, dumps_plain
 from savepoint_kernel.serialize.portable import loads
 from savepoint_kernel.serialize.sources import REGISTRY
 
@@ -594,3 +596,26 @@ def test_sharing_among_plain_objects_is_kept() -> None:
     loaded = round_trip(outer)
     assert loaded["a"] is loaded["b"][0] is loaded["b"][1][0] is loaded["o"]["k"]
     assert loaded["a"][0] is loaded
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], [1, -(2**80), 2.5, None, True], {1: 2.0, None: False}, {1, 2}, [()], list(range(70_000))],
+    ids=lambda value: repr(value)[:20],
+)
+def test_numbers_alone_are_pickled_as_by_the_other_way(value):
+    assert dumps_flat("name", value) == dumps_plain({"name": value})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *([1, item] for item in ("a", b"b", bytearray(b"c"), [], {}, {3}, (4,), 1j, print, int)),
+        *([1, item] for item in (object(), Decimal(1), frozenset(), pickle.PickleBuffer(b"x"))),
+        {"a": 1},
+        {1: []},
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_anything_beside_numbers_is_noticed(value):
+    assert dumps_flat("name", value) is None

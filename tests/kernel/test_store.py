@@ -546,7 +546,22 @@ def test_a_forged_chunk_is_not_handed_out(filled: Path) -> None:
     store = Store.open(filled, KEY)
     with pytest.raises(CorruptStore, match="not what was stored"):
         store.get(address)
+    for size in (len(b"evil"), len(value)):
+        with pytest.raises(CorruptStore, match="not what was stored"):
+            store.fill([(address, memoryview(bytearray(size)))])
     store.close()
+
+
+def test_what_is_filled_has_the_length_it_should_have(opened: Open) -> None:
+    store = opened()
+    raw, packed = random.Random(0).randbytes(3000), b"x" * 3000
+    for address in (store.put(raw), store.put(packed)):
+        for when in ("queued", "written"):
+            for size in (2999, 3001):
+                with pytest.raises((CorruptStore, ValueError)):
+                    store.fill([(address, memoryview(bytearray(size)))])
+            if when == "queued":
+                store.flush()
 
 
 def test_the_key_is_made_once_and_private(tmp_path: Path) -> None:

@@ -102,6 +102,18 @@ def test_change_through_another_name_is_seen(kernel):
             "from dataclasses import dataclass\n@dataclass\nclass P:\n    v: int\nx = P(0)",
             "x.v = 1",
         ),
+        "attrs": ("import attrs\n@attrs.define\nclass P:\n    v: list\nx = P([])", "x.v.append(1)"),
+        "attrs with a dict": (
+            "import attr\n@attr.s(auto_attribs=True)\nclass P:\n    v: int = attr.Factory(int)\n"
+            "x = P()",
+            "x.v += 1",
+        ),
+        "named tuple": (
+            "from typing import NamedTuple\nclass P(NamedTuple):\n    v: list\nx = P([])",
+            "x.v.append(1)",
+        ),
+        "enum": ("import enum\nclass E(enum.Enum):\n    A = 1\nx = E.A; x.v = 1", "E.A.v = 2"),
+        "ordered dict": ("import collections\nx = collections.OrderedDict(a=1)", "x['b'] = 2"),
         "numpy": ("import numpy as np\nx = np.zeros(3)", "x[0] = 1"),
         "numpy view": ("import numpy as np\nx = np.zeros(3)\nv = x[1:]", "v[0] = 1"),
         "numpy out": ("import numpy as np\nx = np.zeros(3)", "np.add(x, 1, out=x)"),
@@ -127,6 +139,23 @@ def test_change_is_detected_and_undone(kernel, setup, code):
     assert kernel.eval(state) == before
     kernel.ok("%redo")
     assert kernel.eval(state) == after
+
+
+def test_class_of_attrs_is_saved_without_the_namespace_it_copies(own_kernel):
+    own_kernel.ok("import attrs\nlarge = bytes(1_000_000); helper = [1]")
+    own_kernel.ok(
+        "@attrs.define\nclass P:\n    v: list = attrs.field(factory=list)\n"
+        "    w: int = attrs.field(default=3, converter=int)\n"
+        "    def sum(self): return self.w + len(self.v) + helper[0]\n"
+        "p = P([1])"
+    )
+    commit = last_commit(own_kernel)
+    assert (commit["dropped"], commit["stored_bytes"] < 50_000) == ({}, True)
+    own_kernel.ok("del p, P")
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("p, p.sum(), P(w='4').sum(), p == P([1])") == (
+        "(P(v=[1], w=3), 5, 5, True)"
+    )
 
 
 def test_cell_that_reads_changes_nothing(kernel):

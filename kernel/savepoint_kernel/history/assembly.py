@@ -16,6 +16,7 @@ from ..state.imager import Limits
 from ..state.libraries import builtin_participants
 from ..state.liverefs import LiveReferences
 from ..state.modules import ModuleAttributes
+from ..state.pages import PageDigests
 from ..state.process import Participants
 from ..state.tracker import Tracker
 from ..state.view import NamespaceView
@@ -33,12 +34,14 @@ class Assembly:
         timeline: the timeline.
         session: where its store is.
         references: the values that commits don't have.
+        pages: hashes its buffers.
         notices: what the user is to be told.
     """
 
     timeline: Timeline
     session: SessionStore
     references: LiveReferences
+    pages: PageDigests
     notices: Sequence[str]
 
     @property
@@ -59,6 +62,7 @@ def assemble(
     durability: Durability,
     quota: int | None,
     references: Callable[[], int],
+    track_pages: bool,
 ) -> Assembly:
     """Open the store of a session and make a timeline on it.
 
@@ -73,12 +77,14 @@ def assemble(
         durability: when commits are on disk.
         quota: bytes it may take there; None for no limit.
         references: tells how many live references users may put.
+        track_pages: see `pages`, where the system can.
 
     Raises:
         OSError: the directory can't be written to.
     """
     opened, notices = open_store(directory, session, connection_key, durability, quota)
     live = LiveReferences(view.namespace, references, interrupts.raising_late)
+    pages = (PageDigests.open() if track_pages else None) or PageDigests()
     watchdog = Watchdog(interrupt_main_thread)
 
     @contextmanager
@@ -90,7 +96,7 @@ def assemble(
             yield
 
     view.modules = ModuleAttributes(view.namespace, lambda: guard(limits.saving_timeout))
-    tracker = Tracker(view.namespace, compile_cell, live, guard, limits)
+    tracker = Tracker(view.namespace, compile_cell, live, guard, limits, pages.digests)
     timeline = Timeline(
         view,
         tracker,
@@ -100,5 +106,5 @@ def assemble(
         interrupts.held,
     )
     return Assembly(
-        timeline, opened, live, (*notices, *(f"{note}\n" for note in opened.store.notes))
+        timeline, opened, live, pages, (*notices, *(f"{note}\n" for note in opened.store.notes))
     )

@@ -127,6 +127,7 @@ class Commands:
             "transaction": "in progress" if self.transactions.in_progress else "none",
             "store": str(self._savepoints.location),
             "durability": self._savepoints.durability,
+            "pages": "watched" if self._savepoints.tracks_pages else "hashed",
             "on disk": f"{stats.disk_bytes / 1e6:.1f} MB",
             "writing": str(self._savepoints.store.error or "works"),
         }

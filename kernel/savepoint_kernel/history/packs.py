@@ -92,7 +92,7 @@ class Header:
         return fields + _CHECK.pack(zlib.crc32(fields))
 
     @classmethod
-    def parse(cls, data: bytes) -> Header | None:
+    def parse(cls, data: bytes | bytearray) -> Header | None:
         """Return the header that ``data`` begins with, None if there is no whole one."""
         if len(data) < HEADER_BYTES or not data.startswith(_MAGIC):
             return None
@@ -140,6 +140,22 @@ class _Pack:
                     break
                 data += more
             return data
+
+    def read_into(self, offset: int, *buffers: bytearray | memoryview) -> int:
+        """Fill buffers, several threads at a time; returns how many bytes there were.
+
+        Raises ValueError if the pack was removed before. If it is removed meanwhile, the bytes may
+        be those of any file.
+        """
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), buffers, offset)
+        data = self.read(offset, sum(map(len, buffers)))
+        start = 0
+        for buffer in buffers:
+            part = data[start : start + len(buffer)]
+            buffer[: len(part)] = part
+            start += len(buffer)
+        return len(data)
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
@@ -349,6 +365,27 @@ class Packs:
         if len(payload) != header.length or zlib.crc32(payload) != header.check:
             raise CorruptStore(f"{self._where(place)} is damaged; {_WAY_OUT}")
         return header, payload
+
+    def read_raw(self, place: Place, address: bytes, into: memoryview) -> bool:
+        """Read a chunk that is stored as it is; its payload is not checked.
+
+        Returns:
+            False if it is not stored as it is, or has another length; then `read` tells more.
+        """
+        if place.length != HEADER_BYTES + len(into):
+            return False
+        start = bytearray(HEADER_BYTES)
+        try:
+            count = self._packs[place.pack].read_into(place.offset, start, into)
+        except (KeyError, ValueError, OverflowError, OSError):
+            return False
+        header = Header.parse(start)
+        return (
+            count == place.length
+            and header is not None
+            and header.address == address
+            and header.codec is Codec.RAW
+        )
 
     def scan(self, number: int, start: int = 0, *, chunks: bool = True) -> Iterator[Found | Damage]:
         """Go through the records of a pack and through what is none.

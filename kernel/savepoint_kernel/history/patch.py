@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..serialize.pickler import dumps
-from ..state.fingerprint import Get, Piece
+from ..state.fingerprint import Piece, Source, missing
 from ..state.graph import Footprint
 from ..state.imager import Group
 from ..state.payload_arrays import address_of
@@ -40,7 +40,7 @@ class Live:
 class Patch:
     """Bytes, and where they belong."""
 
-    writes: tuple[tuple[memoryview, bytes], ...]
+    writes: tuple[tuple[memoryview, bytearray], ...]
 
     def apply(self) -> None:
         """Write them."""
@@ -56,14 +56,16 @@ def may_be_patched(wanted: Group, live: Live) -> bool:
     return a.stream == b.stream and _same_sizes(a.buffers, b.buffers)
 
 
-def find_patch(wanted: Group, live: Live, namespace: dict[str, Any], get: Get) -> Patch | None:
+def find_patch(
+    wanted: Group, live: Live, namespace: dict[str, Any], source: Source
+) -> Patch | None:
     """Return what turns the live co-variable into the wanted one; None if more than bytes differs.
 
     Args:
         wanted: the co-variable as it is to be.
         live: as it is; `may_be_patched` says yes, and it consists of the objects it did then.
         namespace: the live namespace.
-        get: reads the store.
+        source: the store.
 
     Raises:
         Exception: what reading the store or pickling raises.
@@ -77,13 +79,17 @@ def find_patch(wanted: Group, live: Live, namespace: dict[str, Any], get: Get) -
     if [len(view) for view in raw] != [sum(p.size for p in run) for run in a.buffers]:
         return None
     spans = [span for name in values for span in live.footprints[name].memory]
-    writes: list[tuple[memoryview, bytes]] = []
+    writes: list[tuple[memoryview, bytearray]] = []
+    stored: list[tuple[bytes, memoryview]] = []
     for view, run, now in zip(raw, a.buffers, b.buffers, strict=True):
         differing = list(_differing(run, now))
         if differing and (view.readonly or not _lies_in(view, spans)):
             return None  # a copy that pickling made would be patched
         for start, piece in differing:
-            writes.append((view[start : start + piece.size], piece.read(get)))
+            data = bytearray(piece.size)
+            stored += missing([piece], memoryview(data))
+            writes.append((view[start : start + piece.size], data))
+    source.fill(stored)
     return Patch(tuple(writes))
 
 

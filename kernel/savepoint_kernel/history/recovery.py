@@ -183,6 +183,21 @@ def read_commit(packs: Packs, entry: Entry) -> SignedCommit:
     return commit
 
 
+def read_chunk_into(packs: Packs, place: Place, address: bytes, into: memoryview) -> None:
+    """Read a chunk of known length to where it is wanted, and check its hash.
+
+    Raises:
+        LookupError: it is not at that place.
+        CorruptStore: it is damaged, or has another length.
+    """
+    if packs.read_raw(place, address, into) and blake3(into).digest() == address:
+        return
+    data = read_chunk(packs, place, address)
+    if len(data) != len(into):
+        raise CorruptStore(f"chunk {address.hex()} has not the length it should have")
+    into[:] = data
+
+
 def read_chunk(packs: Packs, place: Place, address: bytes) -> bytes:
     """Read a chunk and check its hash.
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..exceptions import UnrestorableState
-from ..state.fingerprint import Get, Loaded, values_of
+from ..state.fingerprint import Loaded, Source, values_of
 from ..state.imager import Dropped, Group
 from ..state.inplace import Anchors, put_back
 from ..state.liverefs import DroppedReference, LiveReferences
@@ -28,7 +28,7 @@ class Staging:
 
     Args:
         namespace: the live namespace.
-        get: reads the store.
+        source: the store.
         references: the values that are not in it.
 
     Attributes:
@@ -36,9 +36,11 @@ class Staging:
         missing: placeholders of objects that can be made again.
     """
 
-    def __init__(self, namespace: dict[str, Any], get: Get, references: LiveReferences) -> None:
+    def __init__(
+        self, namespace: dict[str, Any], source: Source, references: LiveReferences
+    ) -> None:
         self._namespace = namespace
-        self._get = get
+        self._source = source
         self._references = references
         self._loaded: list[tuple[Loaded, Anchors | None]] = []
         self._patches: list[tuple[Patch, Live]] = []
@@ -65,11 +67,11 @@ class Staging:
             and anchors.are_in(live.values, self._namespace)
         ):
             with _explained(group):
-                patch = find_patch(group, live, self._namespace, self._get)
+                patch = find_patch(group, live, self._namespace, self._source)
         if patch is not None and live is not None:
             self._patches.append((patch, live))
         elif group.image is not None:
-            self._loaded.append((load(group, self._namespace, self._get), anchors))
+            self._loaded.append((load(group, self._namespace, self._source), anchors))
         for name, dropped in group.dropped.items():
             value = self._references.get(dropped.key)
             if value is None:
@@ -113,7 +115,7 @@ class Staging:
         return values | self._stand_ins
 
 
-def load(group: Group, namespace: dict[str, Any], get: Get) -> Loaded:
+def load(group: Group, namespace: dict[str, Any], source: Source) -> Loaded:
     """Make the saved values of a co-variable anew; nothing that exists is touched.
 
     Raises:
@@ -121,7 +123,7 @@ def load(group: Group, namespace: dict[str, Any], get: Get) -> Loaded:
     """
     assert group.image is not None
     with _explained(group):
-        return values_of(group.image, namespace, get)
+        return values_of(group.image, namespace, source)
 
 
 @contextmanager

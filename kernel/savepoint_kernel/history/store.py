@@ -24,18 +24,20 @@ What the caller must do: every chunk a commit needs is `put` since the commit be
 queue is dropped, all further commits are lost too, until the caller has heard of it from
 `take_losses`; then it puts everything anew.
 
-Threads: any; `writer` has the thread that writes.
+Threads: any; `writer` has the thread that writes, `Store.fill` those it reads with.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from blake3 import blake3
 
@@ -46,7 +48,7 @@ from .index import IndexDamaged
 from .opening import CommitInfo, Parts, StoreInfo, TrustReport, inspect, trust
 from .packs import Place
 from .queued import Buffers, Loss, QueuedChunk, QueuedCommit
-from .recovery import read_chunk, read_commit
+from .recovery import read_chunk, read_chunk_into, read_commit
 from .signing import SigningKey
 from .writer import Writer
 
@@ -69,6 +71,10 @@ __all__ = [
 CHUNK_BYTES = 1 << 20
 MANIFEST_BYTES = 16 << 20
 REF_NAME_BYTES = 1000
+
+_PARALLEL = 4  # chunks from which it pays to start threads
+
+_Read = TypeVar("_Read")
 
 Durability = Literal["async", "sync", "memory"]
 """``async``: on disk a second after the commit at the latest; ``sync``: when `Store.commit`
@@ -192,6 +198,35 @@ class Store:
         Raises:
             CorruptStore: it is damaged or missing.
         """
+        return self._read(address, lambda place: read_chunk(self._writer.packs, place, address))
+
+    def fill(self, wanted: Iterable[tuple[bytes, memoryview]]) -> None:
+        """Read chunks to where they are wanted; large ones on several threads.
+
+        Args:
+            wanted: their addresses, and as much memory as each has bytes.
+
+        Raises:
+            CorruptStore: one is damaged, missing or has another length.
+        """
+
+        def fill(address: bytes, into: memoryview) -> None:
+            packs = self._writer.packs
+            queued = self._read(address, lambda place: read_chunk_into(packs, place, address, into))
+            if queued is not None:
+                into[:] = queued
+
+        todo = list(wanted)
+        if len(todo) < _PARALLEL:
+            for address, into in todo:
+                fill(address, into)
+            return
+        # Reading, hashing and page faults let the GIL go.
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "savepoint-reader") as readers:
+            for _ in readers.map(lambda item: fill(*item), todo):
+                pass
+
+    def _read(self, address: bytes, read: Callable[[Place], _Read]) -> bytes | _Read:
         self._writer.check_process()
         place: Place | None = None
         while True:
@@ -202,7 +237,7 @@ class Store:
             try:
                 place = self._writer.index.find(address)
                 if place is not None:
-                    return read_chunk(self._writer.packs, place, address)
+                    return read(place)
             except (LookupError, IndexDamaged):
                 if place != before:
                     continue  # it may have been moved

@@ -625,10 +625,10 @@ class Timeline:
         Raises:
             UnrestorableState: that is not possible here.
         """
-        return load(group, self._view.namespace, self._store.get).values
+        return load(group, self._view.namespace, self._store).values
 
     def _staging(self) -> Staging:
-        return Staging(self._view.namespace, self._store.get, self._references)
+        return Staging(self._view.namespace, self._store, self._references)
 
     def _live(self, wanted: Group, view: Mapping[str, Any]) -> Live | None:
         """Return a co-variable as it is known; None if other names belong to it now."""

@@ -34,7 +34,7 @@ import marshal
 import pickle
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..exceptions import NotPicklable
@@ -45,6 +45,7 @@ from .classes import reduce_class
 from .depth import bounded_recursion
 from .librarycode import library_place_of, signature_of
 from .reducers import PROTOCOL, REDUCERS, Reducer, reduce_singledispatch, reducer_for
+from .snapshots import Snapshots, names_in
 from .sources import REGISTRY, CellRecord
 from .tokens import is_importable
 
@@ -76,15 +77,18 @@ def dumps(
         NotPicklable: an object would not come back as what it is, or the limit is exceeded.
         BaseException: whatever the ``__reduce__`` of an object raises.
     """
+    shared: frozenset[int] = frozenset()
+    used: Mapping[int, frozenset[str]] = {}
     with bounded_recursion():
-        target = _Target(limit, in_band)
-        pickler = _Pickler(target, namespace)
-        pickler.dump_all(obj)
-        shared = pickler.arrays.shared_owners()
-        if shared:
+        while True:
             target = _Target(limit, in_band)
-            _Pickler(target, namespace, shared).dump_all(obj)
-    return target.getvalue(), target.buffers
+            pickler = _Pickler(target, namespace, shared, used)
+            pickler.dump_all(obj)
+            found, used = pickler.arrays.shared_owners(), pickler.snapshots.missed
+            if found <= shared and not used:
+                return target.getvalue(), target.buffers
+            # Known beforehand, it is written otherwise.
+            shared |= found
 
 
 def dumps_plain(obj: Any, *, limit: int | None = None) -> bytes:
@@ -100,6 +104,41 @@ def dumps_plain(obj: Any, *, limit: int | None = None) -> bytes:
     if limit is not None and len(pickled) > limit:
         raise _too_large(limit)
     return pickled
+
+
+def dumps_flat(name: str, value: Any) -> bytes | None:
+    """Pickle what `dumps_plain` makes of ``{name: value}``, and check it in the same pass.
+
+    Asking a list for the types of its items takes as long as pickling it.
+
+    Args:
+        name: of the value.
+        value: a list, dict or set.
+
+    Returns:
+        The pickle; None if the value holds anything but numbers, None, True and False.
+    """
+    target = io.BytesIO()
+    pickler = _FlatPickler(target, PROTOCOL)
+    try:
+        pickler.dump({name: value})
+    except _NotFlatError:
+        return None
+    # Numbers are not memoised; every string, bytearray and container is.
+    return _NOTHING + target.getvalue() if len(pickler.memo.copy()) == _FLAT_MEMO else None
+
+
+_FLAT_MEMO = 3
+"""The dict, the name and the value."""
+
+
+class _NotFlatError(Exception):
+    pass
+
+
+class _FlatPickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        raise _NotFlatError  # called for all but exact built-in types
 
 
 class _Target(io.BytesIO):
@@ -151,13 +190,19 @@ class _Pickler(pickle.Pickler):
         target: where it goes.
         namespace: the live namespace.
         shared: ids of arrays that others are views of.
+        used: see `snapshots.Snapshots`.
     """
 
     def __init__(
-        self, target: _Target, namespace: dict[str, Any], shared: frozenset[int] = frozenset()
+        self,
+        target: _Target,
+        namespace: dict[str, Any],
+        shared: frozenset[int],
+        used: Mapping[int, frozenset[str]],
     ) -> None:
         super().__init__(target, PROTOCOL, buffer_callback=target.add_buffer)
         self.arrays = ArrayTracker(shared)
+        self.snapshots = Snapshots(namespace, used)
         self._namespace = namespace
         self._reducers: dict[type, Reducer | None] = {
             **REDUCERS,
@@ -243,7 +288,8 @@ class _Pickler(pickle.Pickler):
         if id(found) not in self._stand_ins and getattr(module, "__dict__", None) is found:
             name = found["__name__"]
             self._stand_ins[id(found)] = _Reduced(portable.module_namespace, name)
-        return found if found is self._namespace else self._stand_ins.get(id(found), found)
+        stand_in = self._stand_ins.get(id(found)) or self.snapshots.stand_in(function)
+        return found if stand_in is None else stand_in
 
     def _code(self, code: types.CodeType) -> Any:
         cell = self._cell(code.co_filename)
@@ -289,7 +335,7 @@ class _Pickler(pickle.Pickler):
 
 def _submodules(function: types.FunctionType) -> list[types.ModuleType]:
     """Return what a function uses as ``package.module``; importing a package may not load it."""
-    names = sorted(_names(function.__code__))
+    names = sorted(names_in(function.__code__))
     found: list[types.ModuleType] = []
     packages: list[Any] = [function.__globals__.get(name) for name in names]
     for package in packages:
@@ -300,8 +346,3 @@ def _submodules(function: types.FunctionType) -> list[types.ModuleType]:
                     packages.append(module)
                     found.append(module)
     return found
-
-
-def _names(code: types.CodeType) -> set[str]:
-    inner = (_names(const) for const in code.co_consts if isinstance(const, types.CodeType))
-    return set(code.co_names).union(*inner)

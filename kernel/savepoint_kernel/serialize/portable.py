@@ -58,7 +58,7 @@ _loading: ContextVar[Loading] = ContextVar("savepoint_loading")
 
 
 def loads(
-    data: bytes,
+    data: bytes | bytearray,
     namespace: dict[str, Any],
     buffers: Iterable[Any] | None = None,
     *,
@@ -249,6 +249,17 @@ def _nothing(_: Any) -> None:
 def update(obj: Any, attributes: dict[str, Any]) -> None:
     """Set attributes past any ``__setattr__`` and ``__setstate__``."""
     vars(obj).update(attributes)
+
+
+def set_state(obj: Any, state: Any) -> None:
+    """Set the state of an object as unpickling does, without asking it for ``__setstate__``."""
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    if attributes:
+        vars(obj).update(
+            {sys.intern(k) if type(k) is str else k: attributes[k] for k in attributes}
+        )
+    for name, value in (slots or {}).items():
+        setattr(obj, name, value)
 
 
 def make_typing(

@@ -52,7 +52,29 @@ def reducer_for(kind: type) -> Reducer | None:
         return _stream
     if kind.__module__ == "itertools":
         return _iterator
-    return _BY_NAME.get((kind.__module__, kind.__qualname__))
+    named = _BY_NAME.get((kind.__module__, kind.__qualname__))
+    if named is None and _asks_for_setstate(kind):
+        return _without_asking
+    return named
+
+
+def _asks_for_setstate(kind: type) -> bool:
+    """Tell whether unpickling would call ``__getattr__`` of an object that is still empty.
+
+    It is asked for ``__setstate__``; many answer from an attribute that is not there yet, by asking
+    themselves again without end.
+    """
+    own: Any = kind
+    plain = own.__reduce_ex__ is object.__reduce_ex__ and own.__reduce__ is object.__reduce__
+    return plain and hasattr(kind, "__getattr__") and not hasattr(kind, "__setstate__")
+
+
+def _without_asking(obj: Any) -> Any:
+    reduced: Any = object.__reduce_ex__(obj, PROTOCOL)
+    make, args, state, *items = reduced
+    if state is None:
+        return make, args, state, *items
+    return make, args, state, *items, portable.set_state
 
 
 def _closure_cell(cell: types.CellType) -> Any:

@@ -18,11 +18,11 @@ Threads: the one that owns the namespace; nothing else may change the values mea
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pickle import PickleBuffer
-from typing import Any
+from typing import Any, Protocol
 
 import xxhash
 
@@ -39,7 +39,18 @@ WHOLE = 256
 """Bytes up to which a piece is kept in the table of names: a chunk costs 100 bytes and 40 µs."""
 
 Put = Callable[[memoryview], bytes]
+Digests = Callable[[memoryview, int], Sequence[bytes]]
 Get = Callable[[bytes], bytes]
+
+
+class Source(Protocol):
+    """Where stored pieces come from, verified."""
+
+    def get(self, address: bytes) -> bytes:
+        """Return a piece."""
+
+    def fill(self, wanted: Iterable[tuple[bytes, memoryview]]) -> None:
+        """Read pieces to where they are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,9 @@ def image(
     known: Image | None = None,
     *,
     plain: bool = False,
+    pickled: bytes | None = None,
     limit: int | None = None,
+    digests: Digests | None = None,
     guard: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Image:
     """Take the image of a co-variable.
@@ -104,7 +117,9 @@ def image(
         put: stores bytes and returns their address; called for what ``known`` has not.
         known: the image it had last.
         plain: True if its footprints say so: it is a tenth of the work then.
+        pickled: what `dumps_plain` makes of it, if that is known.
         limit: bytes it may have; None for any number.
+        digests: hashes the pieces of a buffer.
         guard: entered while code of users may run; never while ``put`` does.
 
     Raises:
@@ -113,7 +128,9 @@ def image(
     # Sorted: the order in which names were grouped says nothing about their state.
     ordered = {name: values[name] for name in sorted(values)}
     buffers: list[PickleBuffer] = []
-    if plain:
+    if pickled is not None and (limit is None or len(pickled) <= limit):
+        stream = pickled
+    elif plain:
         stream = dumps_plain(ordered, limit=limit)
     else:
         with guard():
@@ -121,30 +138,46 @@ def image(
     old = known or Image((), ())
     old_buffers = iter(old.buffers)
     return Image(
-        _pieces(memoryview(stream), STREAM_PIECE, old.stream, put),
+        _pieces(memoryview(stream), STREAM_PIECE, old.stream, put, hash_pieces),
         tuple(
-            _pieces(buffer.raw(), BUFFER_PIECE, next(old_buffers, ()), put) for buffer in buffers
+            _pieces(buffer.raw(), BUFFER_PIECE, next(old_buffers, ()), put, digests or hash_pieces)
+            for buffer in buffers
         ),
     )
 
 
-def _pieces(data: memoryview, size: int, known: tuple[Piece, ...], put: Put) -> tuple[Piece, ...]:
+def _pieces(
+    data: memoryview, size: int, known: tuple[Piece, ...], put: Put, digests: Digests
+) -> tuple[Piece, ...]:
     old = iter(known)
-    return tuple(_piece(part, next(old, None), put) for part in _cut(data, size))
+    return tuple(
+        _piece(data[start : start + size], digest, next(old, None), put)
+        for start, digest in zip(range(0, len(data), size), digests(data, size), strict=True)
+    )
 
 
-def _cut(data: memoryview, size: int) -> Iterator[memoryview]:
-    for start in range(0, len(data), size):
-        yield data[start : start + size]
+def hash_pieces(data: memoryview, size: int) -> Sequence[bytes]:
+    """Return xxh3-128 of each ``size`` bytes."""
+    parts = (data[start : start + size] for start in range(0, len(data), size))
+    return [xxhash.xxh3_128_digest(part) for part in parts]
 
 
-def _piece(data: memoryview, known: Piece | None, put: Put) -> Piece:
-    digest = xxhash.xxh3_128_digest(data)
+def _piece(data: memoryview, digest: bytes, known: Piece | None, put: Put) -> Piece:
     if known is not None and known.digest == digest and known.size == len(data):
         return known
     if len(data) <= WHOLE:
         return Piece(digest, len(data), b"", bytes(data))
     return Piece(digest, len(data), put(data))
+
+
+def missing(run: Iterable[Piece], into: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Copy the pieces that are kept whole; yield what is stored, and where it belongs."""
+    for piece in run:
+        place, into = into[: piece.size], into[piece.size :]
+        if piece.data is None:
+            yield piece.address, place
+        else:
+            place[:] = piece.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +193,24 @@ class Loaded:
     classes: dict[type, Callable[[], None]]
 
 
-def values_of(image: Image, namespace: dict[str, Any], get: Get) -> Loaded:
+def values_of(image: Image, namespace: dict[str, Any], source: Source) -> Loaded:
     """Make new objects from an image; what exists is not touched.
 
     Args:
         image: of a co-variable.
         namespace: the live namespace, which functions get as their globals.
-        get: returns the bytes behind an address, already verified.
+        source: has its pieces.
 
     Raises:
         Exception: whatever unpickling raises.
     """
-    stream = b"".join(piece.read(get) for piece in image.stream)
     # bytearray: arrays made on top of bytes would be read-only.
-    buffers = [bytearray().join(piece.read(get) for piece in run) for run in image.buffers]
+    stream, *buffers = (bytearray(sum(piece.size for piece in run)) for run in image.runs)
+    wanted: list[tuple[bytes, memoryview]] = []
+    for run, buffer in zip(image.runs, (stream, *buffers), strict=True):
+        wanted += missing(run, memoryview(buffer))
+    source.fill(wanted)
+    del wanted  # with what it exports, no array over it could be resized
     classes: dict[type, Callable[[], None]] = {}
     values = loads(stream, namespace, buffers, deferred=classes)
     return Loaded({sys.intern(name): value for name, value in values.items()}, classes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from ..exceptions import SavingTimeout
-from .fingerprint import Image, Put, image
+from .fingerprint import Digests, Image, Put, image
 from .liverefs import (
     Again,
     DroppedReference,
@@ -97,6 +97,7 @@ class Imager:
         guard: lets an interrupt raise while users' code runs, which may never end, and
             SavingTimeout after the seconds it is called with.
         limits: of one co-variable.
+        digests: see `fingerprint.image`.
 
     Attributes:
         saving: the names being pickled.
@@ -108,15 +109,22 @@ class Imager:
         references: LiveReferences,
         guard: Guard,
         limits: Limits,
+        digests: Digests,
     ) -> None:
         self._namespace = namespace
         self._references = references
         self._guard = guard
         self._limits = limits
+        self._digests = digests
         self.saving: frozenset[str] = frozenset()
 
     def take(
-        self, values: Mapping[str, Any], known: Group | None, put: Put, plain: Set[str]
+        self,
+        values: Mapping[str, Any],
+        known: Group | None,
+        put: Put,
+        plain: Set[str],
+        pickled: bytes | None = None,
     ) -> Group:
         """Take the image of a co-variable.
 
@@ -124,11 +132,12 @@ class Imager:
             values: its names and values.
             known: as it was, if these names were one before.
             put: stores a piece that was not known.
-            plain: the names whose values are; see `fingerprint.image`.
+            plain: the names whose values are; see `fingerprint.image`, as for
+            pickled: all of it.
         """
         old = known.image if known is not None and known.names == values.keys() else None
         names = frozenset(values)
-        taken = self._try(values, put, plain, old)
+        taken = self._try(values, put, plain, old, pickled)
         if isinstance(taken, Image):
             return Group(taken, names, core=self._core(values, plain))
         dropped = {name: self._dropped(value, taken) for name, value in values.items()}
@@ -183,6 +192,7 @@ class Imager:
         put: Put,
         plain: Set[str],
         known: Image | None = None,
+        pickled: bytes | None = None,
     ) -> Image | _Failed:
         """Return an image, or the reason why there is none."""
         self.saving = frozenset(values)
@@ -193,7 +203,9 @@ class Imager:
                 put,
                 known,
                 plain=plain >= values.keys(),
+                pickled=pickled,
                 limit=self._limits.value_limit or None,
+                digests=self._digests,
                 guard=lambda: self._guard(self._limits.saving_timeout),
             )
         except KeyboardInterrupt:

@@ -26,11 +26,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .fingerprint import Put
+from ..serialize.pickler import dumps_flat
+from .fingerprint import Digests, Put
 from .graph import PLAIN_ATOM, Footprint, covariables, footprint, is_atom
 from .imager import Group, Guard, Imager, Limits
 from .liverefs import LiveReferences, reason_of
 from .namespace import Uses, unlimited, uses
+from .view import is_output
+
+LARGE = 10_000
+"""Items from which a list is pickled before it is known to hold numbers only."""
 
 CompileCell = Callable[[str], "types.CodeType | None"]
 
@@ -74,6 +79,7 @@ class Tracker:
         references: knows the values that can't be pickled.
         guard: see `imager.Imager`, as for
         limits: what saving one co-variable may take.
+        digests: see `fingerprint.image`.
     """
 
     def __init__(
@@ -83,8 +89,9 @@ class Tracker:
         references: LiveReferences,
         guard: Guard,
         limits: Limits,
+        digests: Digests,
     ) -> None:
-        self._imager = Imager(namespace, references, guard, limits)
+        self._imager = Imager(namespace, references, guard, limits, digests)
         self._references = references
         self._namespace = namespace
         self._compile_cell = compile_cell
@@ -144,7 +151,7 @@ class Tracker:
             values = {name: view[name] for name in names}
             broken = next((search.broken[name] for name in names if name in search.broken), None)
             if broken is None:
-                group = self._imager.take(values, known, put, plain)
+                group = self._imager.take(values, known, put, plain, search.flat.get(names))
             else:
                 group = self._imager.drop(values, broken)
             if known is not None and (
@@ -159,7 +166,8 @@ class Tracker:
             else:
                 seen.append(group)
                 new.append(group)
-                relinked |= self._unchanged(names, view, plain)
+                if known is None or known.names != names or any(map(is_output, names)):
+                    relinked |= self._unchanged(names, view, plain)
         kept = set(map(id, seen))
         before = [self._groups[name] for name in search.names if name in self._groups]
         gone = {id(group): group for group in before if id(group) not in kept}
@@ -335,6 +343,8 @@ class _Search:
         self.names: set[str] = set()
         self.footprints: dict[str, Footprint] = {}
         self.broken: dict[str, str] = {}
+        self.flat: dict[frozenset[str], bytes] = {}
+        """Pickles of large values that hold numbers only."""
         self.defeat: str | None = None
         self.by_request = False
         """True if names are looked at that no code may have touched."""
@@ -395,6 +405,10 @@ class _Search:
         yield from self._used_by(self._tracker.footprint_of(name))
 
     def _footprint(self, name: str, value: Any) -> Footprint:
+        pickled = dumps_flat(name, value) if _may_be_flat(value) else None
+        if pickled is not None:
+            self.flat[frozenset([name])] = pickled
+            return Footprint(frozenset([id(value)]), plain=True)
         try:
             return footprint(value, self._namespace)
         except Exception as error:  # of users: a __class__ property, a metaclass
@@ -420,6 +434,14 @@ class _Search:
             if used.defeat is not None:
                 self.everything(used.defeat)
             yield from used.names
+
+
+def _may_be_flat(value: Any) -> bool:
+    """Tell whether it pays to find out, by one item, whether a value holds numbers only."""
+    if type(value) not in {list, set, dict} or len(value) < LARGE:
+        return False
+    items = value.values() if type(value) is dict else value
+    return {type(next(iter(value))), type(next(iter(items)))} <= {int, float}
 
 
 class _Spans:
