@@ -22,9 +22,9 @@ from .exceptions import (
     UnrestorableState,
     UntrustedStore,
 )
+from .history.checkout import Restored
 from .history.commands import Commands
 from .history.commit import Commit
-from .history.timeline import Restored
 from .refs import References
 from .serialize.sources import REGISTRY, CellRecord, Source
 from .state.liverefs import Reference

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from .state.view import is_output
 
 if TYPE_CHECKING:
+    from .history.checkout import Restored
     from .history.commit import Commit
     from .history.keeping import Contents, Session
-    from .history.timeline import Restored
     from .state.liverefs import Reference
 
 NAMES = 6

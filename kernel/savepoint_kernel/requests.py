@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 from .exceptions import InvalidRequest
 
 if TYPE_CHECKING:
+    from .history.checkout import Restored
     from .history.commands import Commands
     from .history.savepoints import Savepoints
-    from .history.timeline import Restored
     from .kernel import SavepointKernel
 
 Message = dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +252,13 @@ class Session:
         self._pieces.append(bytes(piece))
         return bytes([len(self._pieces) - 1])
 
+    def get(self, address: bytes) -> bytes:
+        return self._pieces[address[0]]
+
+    def fill(self, wanted: Iterable[tuple[bytes, memoryview]]) -> None:
+        for address, place in wanted:
+            place[:] = self.get(address)
+
     def commit(self) -> Group:
         self._prints = {name: footprint(value, {}) for name, value in self.values.items()}
         group = Group(image(self.values, {}, self._put), frozenset(self.values))
@@ -261,7 +268,7 @@ class Session:
 
     def go_to(self, group: Group) -> dict[str, Any]:
         assert group.image is not None
-        loaded = values_of(group.image, {}, lambda address: self._pieces[address[0]]).values
+        loaded = values_of(group.image, {}, self).values
         anchors = self.past.find(group, refillable(self.values, self._prints.__getitem__))
         return loaded if anchors is None else put_back(loaded, anchors, {})
 

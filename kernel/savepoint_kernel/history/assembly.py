@@ -21,6 +21,7 @@ from ..state.process import Participants
 from ..state.tracker import Tracker
 from ..state.view import NamespaceView
 from ..watchdog import Watchdog
+from .present import Present
 from .sessions import SessionStore, open_store
 from .store import Durability, Store
 from .timeline import Timeline
@@ -97,14 +98,9 @@ def assemble(
 
     view.modules = ModuleAttributes(view.namespace, lambda: guard(limits.saving_timeout))
     tracker = Tracker(view.namespace, compile_cell, live, guard, limits, pages.digests)
-    timeline = Timeline(
-        view,
-        tracker,
-        Participants(builtin_participants()),
-        opened.store,
-        live,
-        interrupts.held,
-    )
+    participants = Participants(builtin_participants())
+    present = Present(view, tracker, participants, live, opened.store.put)
+    timeline = Timeline(present, opened.store, interrupts.held)
     return Assembly(
         timeline, opened, live, pages, (*notices, *(f"{note}\n" for note in opened.store.notes))
     )

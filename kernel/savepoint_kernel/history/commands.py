@@ -19,8 +19,9 @@ from .transaction import Transactions, Unsaved, policy_named
 if TYPE_CHECKING:
     from ..state.imager import Group
     from ..state.liverefs import LiveReferences
+    from .checkout import Restored
     from .commit import Commit
-    from .timeline import Restored, Timeline
+    from .timeline import Timeline
 
 SHOWN = 1 << 20
 """Bytes of a saved value up to which `Commands.diff` loads it to show it."""

@@ -39,10 +39,11 @@ if TYPE_CHECKING:
     from ..state.liverefs import LiveReferences
     from ..state.process import Participants
     from .assembly import Assembly
+    from .checkout import Base, Restored
     from .expiry import Expiry
     from .keeping import Sessions
     from .store import Store
-    from .timeline import Base, Restored, Timeline
+    from .timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,354 @@
+"""The ways back: to a commit, and of a cell that failed.
+
+    stage    load what differs beside the living; may fail, and nothing has been touched then
+    apply    refill objects, bind names, restore the process, with interrupts held back
+
+Threads: the main thread, between cells or in a cell that goes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from ..exceptions import CheckpointNotFound, UnrestorableState
+from ..serialize.portable import loads
+from ..state.imager import Group, measure, names_of
+from ..state.inplace import Anchors
+from ..state.liverefs import DroppedReference, what_was_dropped
+from ..state.process import Failure, ProcessState
+from ..state.tracker import Look
+from ..state.view import is_attribute
+from .commit import Commit
+from .log import CommitLog
+from .patch import Live
+from .present import Present
+from .staging import Staging, load, same_object
+from .store import Store
+from .table import Table
+from .table import read as read_table
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a checkout did.
+
+    Attributes:
+        commit: the commit whose state it is now.
+        changed: names that are bound, or bound to something else, than before.
+        removed: names that were unbound.
+        unrestorable: why names or process state are not as in the commit.
+        recreated: names bound to an object that the user's ``recreate`` made in place of theirs.
+    """
+
+    commit: Commit
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    unrestorable: Mapping[str, str]
+    recreated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The state that a rollback goes back to.
+
+    Attributes:
+        head: its commit.
+        branch: the branch it was on.
+        anchors: its co-variables, and the objects they were made of.
+        ranks: of its names.
+        process: the state of the process.
+    """
+
+    head: Commit
+    branch: str
+    anchors: Mapping[int, tuple[Group, Anchors]]
+    ranks: Mapping[str, int]
+    process: ProcessState
+
+
+class Checkout:
+    """Makes the present what it was.
+
+    Args:
+        present: what is known of it.
+        store: where commits are.
+        log: the commits.
+        hold: keeps interrupts back while the namespace is changed.
+    """
+
+    def __init__(
+        self,
+        present: Present,
+        store: Store,
+        log: CommitLog,
+        hold: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._present = present
+        self._store = store
+        self._log = log
+        self._hold = hold
+        self._first = log.next_number  # those before it are of other processes
+
+    def go(
+        self,
+        target: Commit,
+        arrive: Callable[[], None],
+        names: Iterable[str] | None = None,
+        *,
+        strict: bool = True,
+    ) -> tuple[Restored, bool]:
+        """Make the namespace equal to a commit; what is equal already is left alone.
+
+        Args:
+            target: the commit.
+            arrive: called when the state is that of the commit, unless only some names are taken.
+            names: take only these from it, and leave all others and HEAD as they are.
+            strict: raise if a value can't be loaded; else it stays as it is, or a placeholder says
+                why it is missing.
+
+        Returns:
+            What was done, and whether some attributes were left to their modules: then the state
+            is not that of the commit.
+
+        Raises:
+            CheckpointNotFound: the commit has no such name.
+            UnrestorableState: a value could not be loaded; nothing was changed.
+        """
+        table = self.table(target)
+        view = self._present.view.read()
+        wanted = set(table.ranks) if names is None else set(names)
+        unknown = wanted - table.ranks.keys()
+        if unknown:
+            raise CheckpointNotFound(f"commit {target.number} has no {', '.join(sorted(unknown))}")
+        view = self._present.import_modules(wanted, view)
+        own = self._own_of_modules(table, target) if names is None else set()
+        wanted -= own
+        now = {name: group for group in self._present.tracker.groups for name in group.all_names}
+        differing = [
+            group
+            for group in table.groups
+            if group.all_names & wanted and now.get(next(iter(group.all_names))) != group
+        ]
+        names_differing = {name for group in differing for name in group.all_names}
+        removed = set(view) - table.ranks.keys() if names is None else set()
+        live = self._present.refillable(view, removed | (names_differing & wanted))
+        try:
+            staging = self._stage(differing, view, live)
+        except UnrestorableState:
+            staging = self._stage_elsewhere(differing, view, live, target, strict)
+        others = (value for name, value in view.items() if name not in names_differing)
+        unrestorable = {n: reason for n, reason in staging.unrestorable.items() if n in wanted}
+        order = sorted(table.ranks, key=table.ranks.__getitem__) if names is None else list(view)
+        with self._hold():
+            values = {n: value for n, value in staging.apply(others).items() if n in wanted}
+            self._present.view.write(values, removed, order)
+            if names is None:
+                unrestorable |= self._restore_process(target)
+            unrestorable |= self._present.view.write_attributes(values, removed)
+            if names is None:
+                self._present.settle(values, table.ranks)
+                arrive()
+        again = self._make_again(staging, values, unrestorable, settle=names is None)
+        reason = "its file was edited since, and no cell had changed it: it is as imported"
+        unrestorable |= dict.fromkeys(own, reason)
+        removed -= self._present.view.attributes  # of modules that stay imported
+        done = Restored(target, tuple(sorted(values)), tuple(sorted(removed)), unrestorable, again)
+        return done, bool(own)
+
+    def roll_back(self, base: Base, inside: bool, arrive: Callable[[], None]) -> Restored:
+        """Undo what happened since `prepare_rollback`, after a look at every name.
+
+        What can't be loaded stays as it is, and is named.
+
+        Args:
+            base: what to go back to.
+            inside: whether there are commits in between, of a block in the cell.
+            arrive: called when the state is that one.
+        """
+        view = self._present.view.read()
+        dropped = {name for group in self._present.tracker.groups for name in group.dropped}
+        touched = (
+            self._present.tracker.reached(view, self._present.take_suspects())
+            if dropped
+            else frozenset()
+        )
+        # Commits in between have to be known to get back.
+        put = self._store.put if inside else measure
+        look = self._present.tracker.look(view, self._present.take_suspects(verify=True), put)
+        if inside:
+            self._present.adopt(look)
+        now = {name: group for group in look.seen for name in group.all_names}
+        staging = self._staging()
+        names: set[str] = set()
+        for group, anchors in base.anchors.values():
+            same = all(now.get(name) == group for name in group.all_names)
+            if not (same and anchors.are_bound(view) and self._present.are_live(group, view)):
+                try:
+                    staging.add(group, _live(group, look), anchors)
+                except UnrestorableState as error:
+                    staging.unrestorable |= dict.fromkeys(group.all_names, str(error))
+                else:
+                    names |= group.all_names
+        kept = names_of(group for group, _ in base.anchors.values())
+        removed = view.keys() - kept
+        order = sorted(base.ranks, key=base.ranks.__getitem__)
+        with self._hold():
+            values = staging.apply(value for name, value in view.items() if name not in names)
+            self._present.view.write(values, removed, order)
+            for failure in self._present.participants.restore(base.process):
+                staging.unrestorable[failure.name] = failure.reason
+            staging.unrestorable |= self._present.view.write_attributes(values, removed)
+            arrive()
+            self._present.settle(values, base.ranks)
+        for group, _ in base.anchors.values():
+            for name in group.dropped.keys() & touched:
+                staging.unrestorable.setdefault(name, same_object(group.dropped[name]))
+        removed -= self._present.view.attributes  # of modules that stay imported
+        unrestorable = staging.unrestorable
+        again = self._make_again(staging, values, unrestorable, settle=True)
+        return Restored(
+            base.head, tuple(sorted(values)), tuple(sorted(removed)), unrestorable, again
+        )
+
+    def _make_again(
+        self,
+        staging: Staging,
+        names: Container[str],
+        unrestorable: dict[str, str],
+        *,
+        settle: bool,
+    ) -> tuple[str, ...]:
+        """Bind names to new objects in place of those that are gone, where users gave a way.
+
+        It comes after all else, with placeholders bound: the process is as it was then, and users'
+        code may be interrupted here.
+
+        Args:
+            staging: what was restored.
+            names: those that were bound.
+            unrestorable: the report, which is brought up to date.
+            settle: take the result for the known state.
+
+        Returns:
+            The names of new objects.
+        """
+        missing = {name: gone for name, gone in staging.missing.items() if name in names}
+        if not missing:
+            return ()
+        self._present.suspect_all("making objects again may have changed anything")
+        made = self._present.references.make_again(missing, self._store.get)
+        with self._hold():
+            self._present.view.write(made, (), list(self._present.view.read()))
+            failures = self._present.view.write_attributes(made, ())
+            if settle:
+                self._present.settle(made, self._present.ranks)
+        for name, value in made.items():
+            if type(value) is DroppedReference:
+                _, kind, reason = what_was_dropped(value)
+                unrestorable[name] = f"a {kind} was not saved, and {reason}"
+            else:
+                unrestorable.pop(name, None)
+        unrestorable |= failures
+        return tuple(sorted(made.keys() - unrestorable.keys()))
+
+    def _own_of_modules(self, table: Table, target: Commit) -> set[str]:
+        """Return attributes of modules that only an edited source file makes differ."""
+        if target.number >= self._first:
+            return set()  # of this process, which has the modules as they were
+        first: dict[str, Commit] = {}
+        commit: Commit | None = target
+        while commit is not None:
+            first |= dict.fromkeys(filter(is_attribute, commit.added), commit)
+            commit = self._log.parent(commit)
+        own = set[str]()
+        for group in table.groups:
+            if group.all_names <= first.keys():
+                begun = first[min(group.all_names)]
+                edited = any(
+                    self._present.view.edited_since(name, begun.time) for name in group.all_names
+                )
+                if edited and group in self.table(begun).groups:
+                    own |= group.all_names
+        return own
+
+    def _stage(
+        self,
+        groups: list[Group],
+        view: Mapping[str, Any],
+        live: Mapping[int, Any],
+        required: Container[str] | None = None,
+    ) -> Staging:
+        """Load co-variables; raise if one of the required names (all, for None) can't be."""
+        staging = self._staging()
+        for group in groups:
+            try:
+                staging.add(
+                    group, self._present.live(group, view), self._present.past.find(group, live)
+                )
+            except UnrestorableState as error:
+                if required is None or any(name in required for name in group.all_names):
+                    raise
+                staging.keep(group, view, str(error))
+        return staging
+
+    def _stage_elsewhere(
+        self,
+        groups: list[Group],
+        view: Mapping[str, Any],
+        live: Mapping[int, Any],
+        target: Commit,
+        strict: bool,
+    ) -> Staging:
+        """Load with the process as it was: a module may be on the path of that time only."""
+        before = self._present.participants.capture()
+        self._restore_process(target)
+        try:
+            # A module that is gone from this place is no reason to restore nothing.
+            names = names_of(groups) if strict else ()
+            return self._stage(groups, view, live, {n for n in names if not is_attribute(n)})
+        except UnrestorableState:
+            self._present.participants.restore(before)
+            raise
+
+    def table(self, commit: Commit) -> Table:
+        """Return what a commit holds."""
+        return read_table(map(bytes.fromhex, commit.buckets), self._store.get)
+
+    def load(self, group: Group) -> dict[str, Any]:
+        """Make the saved values of a co-variable anew; nothing that exists is touched.
+
+        Raises:
+            UnrestorableState: that is not possible here.
+        """
+        return load(group, self._present.view.namespace, self._store).values
+
+    def _staging(self) -> Staging:
+        return Staging(self._present.view.namespace, self._store, self._present.references)
+
+    def _restore_process(self, target: Commit) -> dict[str, str]:
+        tokens: dict[str, Any] = {}
+        failures: list[Failure] = []
+        for name, address in target.process.items():
+            if not address:
+                failures.append(Failure(name, "its state could not be captured or saved"))
+                continue
+            try:
+                tokens[name] = loads(
+                    self._store.get(bytes.fromhex(address)), self._present.view.namespace
+                )
+            except Exception as error:
+                failures.append(Failure(name, f"{type(error).__name__}: {error}"))
+        failures += self._present.participants.restore(ProcessState(tokens))
+        return {failure.name: failure.reason for failure in failures}
+
+
+def _live(wanted: Group, look: Look) -> Live | None:
+    """Return a co-variable as a look has just seen it; None if other names belong to it now."""
+    for group in look.seen:
+        if group.all_names == wanted.all_names:
+            values = {name: look.values[name] for name in wanted.all_names}
+            return Live(group, values, look.footprints)
+    return None
