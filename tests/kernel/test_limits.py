@@ -87,3 +87,15 @@ def test_swallowed_interrupt_is_repeated():
 
     with pytest.raises(TimeoutError), watchdog.limit(0.01, TimeoutError()):
         swallow_one()
+
+
+def test_ten_thousand_names_that_share_something_are_committed(own_kernel):
+    own_kernel.ok("shared = [1]\nfor i in range(15_000): globals()[f'a_long_name_{i}'] = [shared]")
+    commit = last_commit(own_kernel)
+    assert (len(commit["added"]), commit["dropped"]) == (15_002, {})
+    own_kernel.ok("shared.append(2)")
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("shared, a_long_name_14999[0] is shared") == "([1], True)"
+    own_kernel.ok("%savepoint gc")
+    own_kernel.ok("%redo")
+    assert own_kernel.eval("shared, a_long_name_14999[0] is shared") == "([1, 2], True)"

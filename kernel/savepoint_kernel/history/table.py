@@ -35,6 +35,9 @@ INLINE = 8
 PER_BUCKET = 32
 """Co-variables in a bucket, on average, at most."""
 
+LARGEST = 1 << 20
+"""Bytes of a bucket that is one chunk; some ten thousand linked names take more."""
+
 RESULTS = 16
 """Numbered results that follow each other in a bucket."""
 
@@ -104,8 +107,15 @@ class TableWriter:
             self._buckets[entry.hash % count][key] = entry
             dirty.add(entry.hash % count)
         for index in dirty:
-            self._addresses[index] = self._put(_joined(self._buckets[index].values()))
+            self._addresses[index] = self._put_bucket(_joined(self._buckets[index].values()))
         return list(self._addresses)
+
+    def _put_bucket(self, bucket: memoryview) -> bytes:
+        if len(bucket) <= LARGEST:
+            return self._put(bucket)
+        starts = range(0, len(bucket), LARGEST)
+        parts = [self._put(bucket[start : start + LARGEST]).hex() for start in starts]
+        return self._put(memoryview(_encoder.encode({"parts": parts}).encode()))
 
     def _entry(self, group: Group, ranks: Mapping[str, int]) -> _Entry:
         runs = () if group.image is None else group.image.runs
@@ -180,7 +190,7 @@ def read(addresses: Iterable[bytes], get: Get) -> Table:
     groups: list[Group] = []
     ranks: dict[str, int] = {}
     for address in addresses:
-        for entry in _decoded(get(address)):
+        for entry in _decoded(address, get):
             try:
                 image = None
                 if entry["runs"]:
@@ -198,7 +208,8 @@ def references(addresses: Iterable[bytes], get: Get) -> Iterator[bytes]:
     """Yield the address of every chunk that a table needs."""
     for address in addresses:
         yield address
-        for entry in _decoded(get(address)):
+        yield from _parts(json.loads(get(address)))
+        for entry in _decoded(address, get):
             made_by = (again[2] for _, _, _, *more in entry["dropped"].values() for again in more)
             for run in (*entry["runs"], *made_by):
                 if "chunk" in run:
@@ -218,6 +229,13 @@ def _pieces(run: Mapping[str, str], get: Get) -> Iterator[Piece]:
         yield Piece(digest, size, address)
 
 
-def _decoded(data: bytes) -> list[dict[str, Any]]:
-    decoded: list[dict[str, Any]] = json.loads(data)
-    return decoded
+def _decoded(address: bytes, get: Get) -> list[dict[str, Any]]:
+    bucket = json.loads(get(address))
+    parts = _parts(bucket)
+    entries: list[dict[str, Any]] = json.loads(b"".join(map(get, parts))) if parts else bucket
+    return entries
+
+
+def _parts(bucket: list[Any] | dict[str, list[str]]) -> list[bytes]:
+    """Return the addresses of the parts of a bucket that is too large for one chunk."""
+    return [*map(bytes.fromhex, bucket["parts"])] if isinstance(bucket, dict) else []

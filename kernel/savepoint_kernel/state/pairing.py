@@ -61,11 +61,16 @@ class Trace:
     Args:
         walk: of its values.
         step: when it was noted.
+        flat: see `Anchors`.
     """
 
-    __slots__ = ("_facts", "_held", "_labels", "_objects", "_roots", "_types", "addresses", "step")
+    __slots__ = (
+        *("_facts", "_flat", "_held", "_labels", "_objects", "_roots", "_types"),
+        *("addresses", "step"),
+    )
 
-    def __init__(self, walk: Walk, step: int) -> None:
+    def __init__(self, walk: Walk, step: int, flat: bool) -> None:
+        self._flat = flat
         self.step = step
         self.addresses = [*map(id, walk.objects)]
         self._roots, self._held, self._labels = walk.roots, walk.held, walk.labels
@@ -99,7 +104,7 @@ class Trace:
             return None
         found = Anchors(None)
         found.roots, found.held, found.labels = self._roots, self._held, self._labels
-        found.facts, found.objects = self._facts, objects
+        found.facts, found.objects, found.flat = self._facts, objects, self._flat
         found.types = [cls() or type(None) for cls in self._types]
         return found
 
@@ -212,7 +217,8 @@ def _trace(
     walk = Walk(namespace, _leaves(values, footprint_of))
     try:
         done = walk.run(values)
-        return Trace(walk, step) if done and 0 < len(walk.objects) < BUDGET // 2 else None
+        flat = len(walk.objects) == 1 and all(_is_flat(footprint_of(name)) for name in values)
+        return Trace(walk, step, flat) if done and 0 < len(walk.objects) < BUDGET // 2 else None
     except Exception:  # a value that can't be walked can be committed all the same
         _log.debug("no trace of %s", ", ".join(values), exc_info=True)
         return None
@@ -226,7 +232,11 @@ def _leaves(values: Mapping[str, Any], footprint_of: FootprintOf) -> Iterator[in
 
 
 def _is_leaf(known: Footprint) -> bool:
-    return (known.plain and len(known.objects) == 1) or len(known.objects) > LARGE
+    return _is_flat(known) or len(known.objects) > LARGE
+
+
+def _is_flat(known: Footprint) -> bool:
+    return known.plain and len(known.objects) == 1
 
 
 def _further(item: Any, kinds: dict[type, Kind | None]) -> Iterable[Any]:

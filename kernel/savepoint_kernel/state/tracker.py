@@ -339,6 +339,7 @@ class _Search:
         self._view = view
         self._namespace = namespace
         self._class_names: dict[int, list[str]] | None = None
+        self._followed: set[int] = set()
         self._code_followed: set[types.CodeType] = set()
         self.names: set[str] = set()
         self.footprints: dict[str, Footprint] = {}
@@ -390,7 +391,8 @@ class _Search:
 
     def _leads_to(self, name: str) -> Iterator[str]:
         known = self._tracker.group_of(name)
-        if known is not None:
+        if known is not None and id(known) not in self._followed:
+            self._followed.add(id(known))  # once for all its names
             yield from known.all_names
         if name in self._view:
             value = self._view[name]

@@ -74,13 +74,13 @@ class NamespaceView:
         hidden = self._shell.user_ns_hidden
         if "open" in names and hidden.get("open") is names["open"]:
             del names["open"]
-        for number, value in self._outputs.copy().items():
-            names[f"Out[{number}]"] = value
         last = vars(self._shell.displayhook)
         for name, attribute in _LAST_RESULTS.items():
             value = last.get(attribute, "")
             if type(value) is not str or value:  # it begins as an empty string
                 names[name] = value
+        for number, value in self._outputs.copy().items():  # the new one comes last
+            names[f"Out[{number}]"] = value
         if self.modules is not None:
             names |= self.modules.read()
         return names
