@@ -151,6 +151,9 @@ def test_class_of_attrs_is_saved_without_the_namespace_it_copies(own_kernel):
     )
     commit = last_commit(own_kernel)
     assert (commit["dropped"], commit["stored_bytes"] < 50_000) == ({}, True)
+    own_kernel.ok("helper[0] = 1")
+    own_kernel.ok("helper.append(2); del helper[1]; large = b''")
+    assert last_commit(own_kernel)["changed"] == ["large"]
     own_kernel.ok("del p, P")
     own_kernel.ok("%undo")
     assert own_kernel.eval("p, p.sum(), P(w='4').sum(), p == P([1])") == (

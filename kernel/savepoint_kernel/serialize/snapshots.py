@@ -37,7 +37,7 @@ class Snapshots:
     def stand_in(self, function: types.FunctionType) -> Any:
         """Return what is pickled for a function's globals; None if they are no such copy."""
         found = function.__globals__
-        if found is self._namespace or found.get("__name__") != "__main__":
+        if not is_copy(found, self._namespace):
             return None
         used = self._used.get(id(found), frozenset({"__name__"})) | names_in(function.__code__)
         self._used[id(found)] = used
@@ -46,9 +46,7 @@ class Snapshots:
     def items(self, copy: dict[str, Any]) -> dict[str, Any]:
         """Return what of a copy is used."""
         used = self._written[id(copy)] = self._used[id(copy)]
-        if not used.isdisjoint(_ANY):
-            return copy
-        return {name: copy[name] for name in sorted(used & copy.keys())}
+        return _used(copy, used)
 
     @property
     def missed(self) -> Mapping[int, frozenset[str]]:
@@ -65,6 +63,22 @@ class _Copy:
     def __reduce__(self) -> tuple[Any, ...]:
         # The items come after the dict: they may lead back to it.
         return dict, (), None, None, iter(self._snapshots.items(self._copy).items())
+
+
+def is_copy(found: dict[str, Any], namespace: Mapping[str, Any]) -> bool:
+    """Tell whether globals are a copy of ``__main__`` rather than the live namespace."""
+    return found is not namespace and found.get("__name__") == "__main__"
+
+
+def used_by(function: types.FunctionType) -> dict[str, Any]:
+    """Return what of its globals a function may use."""
+    return _used(function.__globals__, names_in(function.__code__))
+
+
+def _used(found: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    if not names.isdisjoint(_ANY):
+        return found
+    return {name: found[name] for name in sorted(names & found.keys())}
 
 
 def names_in(code: types.CodeType) -> frozenset[str]:

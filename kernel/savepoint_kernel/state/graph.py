@@ -39,6 +39,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..serialize.snapshots import is_copy, used_by
+
 LIMIT = 2_000_000
 """Objects visited for one name at most; a walk takes about a microsecond for each."""
 
@@ -261,8 +263,11 @@ class _Walk:
         own = function.__globals__
         name = own.get("__name__")
         module = sys.modules.get(name) if type(name) is str else None
-        if own is not self._namespace and getattr(module, "__dict__", None) is not own:
-            held.append(own)  # of `%run` or `exec`: what they made shares them, and nothing else
+        if is_copy(own, self._namespace):  # of `%run`, or one that attrs has made
+            self.objects.add(id(own))
+            held += used_by(function).values()
+        elif own is not self._namespace and getattr(module, "__dict__", None) is not own:
+            held.append(own)  # of `exec`: what it made shares them, and nothing else
         return [*held, function.__dict__]
 
     def _array(self, value: Any) -> Iterable[Any]:
