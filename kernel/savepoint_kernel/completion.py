@@ -15,6 +15,8 @@ from IPython.core.completer import (
 )
 from tornado.ioloop import IOLoop
 
+from .activity import COMPLETIONS
+
 _COMPLETION_FIELDS = ("start", "end", "text", "type", "signature")
 
 
@@ -31,11 +33,12 @@ def complete(completer: Any, code: str, cursor_pos: int) -> dict[str, Any]:
         code: the cell so far.
         cursor_pos: offset in code points.
     """
-    try:
-        found = list(rectify_completions(code, completer.completions(code, cursor_pos)))
-    except ProvisionalCompleterWarning:
-        with provisionalcompleter():
+    with COMPLETIONS:
+        try:
             found = list(rectify_completions(code, completer.completions(code, cursor_pos)))
+        except ProvisionalCompleterWarning:
+            with provisionalcompleter():
+                found = list(rectify_completions(code, completer.completions(code, cursor_pos)))
     typed = [{name: getattr(c, name) for name in _COMPLETION_FIELDS} for c in found]
     return {
         "status": "ok",

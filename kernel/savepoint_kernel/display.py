@@ -75,6 +75,7 @@ def _changes(commit: Commit) -> str:
         ("+", commit.added),
         ("~", commit.changed),
         ("-", commit.removed),
+        ("?", commit.touched),
         ("~", commit.process_changed),
         ("not saved: ", [name for name in commit.dropped if name in _touched(commit)]),
     )
@@ -146,6 +147,7 @@ class Change:
         lines += [
             f"  not as it was: {name}: {reason}"
             for name, reason in self.restored.unrestorable.items()
+            if not is_output(name)
         ]
         return "\n".join(lines)
 

@@ -248,7 +248,7 @@ class Executor:
         if policy.undoes(failure is not FailureKind.NONE):
             try:
                 return {"transaction": savepoints.roll_back(policy).as_dict()}
-            except Exception as error:
+            except BaseException as error:  # users' code runs, which may raise SystemExit
                 self._kernel.log.exception("Rollback failed")
                 reason = f"{type(error).__name__}: {error}"
                 self._kernel.publish_notice(cell.parent, f"The rollback failed: {reason}\n")

@@ -54,6 +54,8 @@ def without_transaction_line(lines: list[str]) -> list[str]:
     An input transformer. The line stays, so that line numbers are those of the cell.
     """
     if lines and lines[0].split()[:1] == ["%%transaction"]:
+        if lines[1:] and lines[1].startswith("%%"):  # which has to be the first line then
+            return [*lines[1:], "\n"]
         return [f"# {lines[0]}", *lines[1:]]
     return lines
 
@@ -224,7 +226,8 @@ class TimelineMagics(Magics):  # type: ignore[misc]
                 "%clear takes no names: %clear [--keep-imports]. %reset_selective does"
             )
         removed = self._commands.clear(keep_imports=bool(words))
-        print(f"{len(removed)} names deleted")
+        back = "; %undo brings them back" if self.shell.kernel.savepoints.available else ""
+        print(f"Names deleted: {len(removed)}{back}")
 
     @line_magic  # type: ignore[untyped-decorator]
     def transaction(self, line: str) -> None:

@@ -598,3 +598,88 @@ def test_child_process_leaves_the_timeline_alone(own_kernel):
     own_kernel.ok("%undo")
     assert own_kernel.eval("x") == "1"
     assert subprocess.run(["true"], check=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("setup", "looks"),
+    {
+        "figure": (
+            "import matplotlib; matplotlib.use('agg')\nimport matplotlib.pyplot as plt\n"
+            "fig, ax = plt.subplots(); ax.plot([1, 2])",
+            ["x", "'another result'", "x"],
+        ),
+        "lock": ("import threading; lock = threading.Lock()", ["lock", "lock.locked()"]),
+        "shell": ("y = 1", ["!true"]),
+        "large output": ("y = 1", ["'x' * 200_000"]),
+    }.values(),
+    ids=["figure", "lock", "shell", "large output"],
+)
+def test_cell_that_only_looks_is_no_step_of_undo_and_keeps_redo(own_kernel, setup, looks):
+    own_kernel.ok("x = 1")
+    own_kernel.ok(setup)
+    own_kernel.ok("x = 2")
+    for cell in looks:
+        own_kernel.ok(cell)
+    assert last_commit(own_kernel)["verified"] == "touched"
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("x") == "1"
+    for cell in looks:
+        own_kernel.ok(cell)
+    own_kernel.ok("%redo")
+    assert own_kernel.eval("x") == "2"
+
+
+def test_result_that_stays_the_last_one_is_not_looked_at_again(own_kernel):
+    own_kernel.ok(
+        "import builtins; builtins.looks = 0\nclass P:\n    def __getstate__(self):\n"
+        "        builtins.looks += 1\n        return {}\np = [P()]\np"
+    )
+    commits(own_kernel)
+    before = own_kernel.eval("looks")
+    own_kernel.ok("x = 1")
+    own_kernel.ok("x = 2")
+    commits(own_kernel)
+    assert own_kernel.eval("looks") == before
+
+
+def test_series_and_frame_that_share_memory_copy_on_write_after_an_undo(own_kernel):
+    own_kernel.ok("import pandas as pd\nf = pd.DataFrame({'a': [1, 2], 'b': [3, 4]}); s = f['a']")
+    own_kernel.ok("t = pd.Series([1, 2, 3]); u = t[:2]; v = t.rename('v')")
+    own_kernel.ok("del f, s, t, u, v")
+    own_kernel.ok("%undo")
+    own_kernel.ok("f.loc[0, 'a'] = 9; t[0] = 9")
+    assert own_kernel.eval("s.tolist(), u.tolist(), v.tolist()") == "([1, 2], [1, 2], [1, 2, 3])"
+
+
+def test_committed_array_can_be_resized(own_kernel):
+    own_kernel.ok("import numpy as np\nx = np.arange(4)")
+    own_kernel.ok("x.resize(8)")
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("x.tolist()") == "[0, 1, 2, 3]"
+
+
+def test_code_that_loading_runs_finds_the_names_it_uses():
+    session = "--Savepoints.session=lent"
+    with start_kernel(session) as kernel:
+        kernel.ok(
+            "import numpy as np\nsize = 2\ndef make(): return np.zeros(size)\n"
+            "class A:\n    def __setstate__(self, state): self.v = state['v']; self.c = make()\n"
+            "    def __getstate__(self): return {'v': self.v}\n"
+            "class K:\n    def __hash__(self): return size\n    def __eq__(self, o): return True\n"
+            "a = A(); a.v = [1]; d = {K(): 1}; x = [1, 2]"
+        )
+        kernel.ok("class Bad:\n    def __setstate__(self, state): raise OSError('gone')")
+        kernel.ok("bad = Bad(); bad.v = 1")
+        kernel.client.shutdown()
+        kernel.manager.provisioner.process.wait(30)
+    with start_kernel(session) as kernel:
+        assert "gone" in shown(kernel, "%restore")
+        assert kernel.eval("a.v, len(a.c), d[K()], x") == "([1], 2, 1, [1, 2])"
+        assert kernel.run("bad.v").content["ename"] == "DroppedReferenceError"
+
+
+def test_object_that_cannot_be_saved_is_found_by_undo_after_it_was_let_go(own_kernel):
+    own_kernel.ok("import threading; held = {'lock': threading.Lock()}")
+    own_kernel.ok("held = 1")
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("list(held)") == "['lock']"

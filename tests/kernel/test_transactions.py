@@ -236,3 +236,37 @@ def test_value_that_cannot_be_loaded_is_named_and_the_rest_is_rolled_back(kernel
     assert "s" in result.savepoint["transaction"]["unrestorable"]
     assert [m["content"]["ename"] for m in result.of("error")] == ["ZeroDivisionError"]
     assert kernel.eval("x") == "[1]"
+
+
+def test_transaction_line_goes_with_another_cell_magic_below_it_only(own_kernel):
+    own_kernel.ok("x = 1")
+    result = own_kernel.run("%%time\n%%transaction\nx = 2\n1/0")
+    assert "first line" in result.content["evalue"]
+    assert own_kernel.eval("x") == "1"
+    assert (
+        own_kernel.run("%%transaction\n%%time\nx = 2\n1/0").content["ename"] == "ZeroDivisionError"
+    )
+    assert own_kernel.eval("x") == "1"
+
+
+def test_alias_of_a_policy_is_one_everywhere(own_kernel):
+    own_kernel.ok("%config Savepoints.transaction = 'commit_on_success'")
+    own_kernel.ok("x = 1")
+    own_kernel.run("x = 2; 1/0")
+    assert own_kernel.eval("x") == "1"
+
+
+def test_finalizer_of_an_object_that_goes_on_does_not_run(own_kernel):
+    own_kernel.ok(
+        "log = []\nclass Owner:\n    def __del__(self): log.append(self.name)\n"
+        "o = Owner(); o.name = 'a'"
+    )
+    own_kernel.run("%%transaction\no.name = 'b'\n1/0")
+    own_kernel.ok("import gc; gc.collect()")
+    assert own_kernel.eval("log, o.name") == "([], 'a')"
+    own_kernel.ok("o.name = 'c'")
+    own_kernel.ok("%undo")
+    own_kernel.ok("gc.collect()")
+    assert own_kernel.eval("log, o.name") == "([], 'a')"
+    own_kernel.ok("del o")
+    assert own_kernel.eval("log") == "['a']"

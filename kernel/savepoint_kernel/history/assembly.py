@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ..activity import COMPLETIONS
 from ..exceptions import SavingTimeout
 from ..interrupts import Interrupts, interrupt_main_thread
 from ..state.imager import Limits
@@ -99,7 +100,7 @@ def assemble(
     view.modules = ModuleAttributes(view.namespace, lambda: guard(limits.saving_timeout))
     tracker = Tracker(view.namespace, compile_cell, live, guard, limits, pages.digests)
     participants = Participants(builtin_participants())
-    present = Present(view, tracker, participants, live, opened.store.put)
+    present = Present(view, tracker, participants, live, opened.store.put, COMPLETIONS)
     timeline = Timeline(present, opened.store, interrupts.held)
     return Assembly(
         timeline, opened, live, pages, (*notices, *(f"{note}\n" for note in opened.store.notes))

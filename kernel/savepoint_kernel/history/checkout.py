@@ -92,6 +92,10 @@ class Checkout:
         self._hold = hold
         self._first = log.next_number  # those before it are of other processes
 
+    def is_of_before(self, commit: Commit) -> bool:
+        """Tell whether another process made a commit."""
+        return commit.number < self._first
+
     def go(
         self,
         target: Commit,
@@ -171,13 +175,13 @@ class Checkout:
         view = self._present.view.read()
         dropped = {name for group in self._present.tracker.groups for name in group.dropped}
         touched = (
-            self._present.tracker.reached(view, self._present.take_suspects())
+            self._present.tracker.reached(view, self._present.take_suspects(view))
             if dropped
             else frozenset()
         )
         # Commits in between have to be known to get back.
         put = self._store.put if inside else measure
-        look = self._present.tracker.look(view, self._present.take_suspects(verify=True), put)
+        look = self._present.tracker.look(view, self._present.take_suspects(view, verify=True), put)
         if inside:
             self._present.adopt(look)
         now = {name: group for group in look.seen for name in group.all_names}
@@ -256,8 +260,8 @@ class Checkout:
 
     def _own_of_modules(self, table: Table, target: Commit) -> set[str]:
         """Return attributes of modules that only an edited source file makes differ."""
-        if target.number >= self._first:
-            return set()  # of this process, which has the modules as they were
+        if not self.is_of_before(target):
+            return set()  # this process has the modules as they were
         first: dict[str, Commit] = {}
         commit: Commit | None = target
         while commit is not None:
@@ -281,17 +285,39 @@ class Checkout:
         live: Mapping[int, Any],
         required: Container[str] | None = None,
     ) -> Staging:
-        """Load co-variables; raise if one of the required names (all, for None) can't be."""
+        """Load co-variables; raise if one of the required names (all, for None) can't be.
+
+        Loading may run code of cells (``__setstate__``, ``__hash__`` of a key), which uses other
+        names. In a new process these are not there yet, and lent until all is loaded.
+        """
         staging = self._staging()
-        for group in groups:
-            try:
-                staging.add(
-                    group, self._present.live(group, view), self._present.past.find(group, live)
-                )
-            except UnrestorableState as error:
-                if required is None or any(name in required for name in group.all_names):
-                    raise
-                staging.keep(group, view, str(error))
+        namespace = self._present.view.namespace
+        lent: dict[str, Any] = {}
+        waiting = groups
+        failed: dict[int, tuple[Group, UnrestorableState]] = {}
+        try:
+            while waiting:
+                failed = {}
+                for group in waiting:
+                    try:
+                        anchors = self._present.past.find(group, live)
+                        staging.add(group, self._present.live(group, view), anchors)
+                    except UnrestorableState as error:
+                        failed[id(group)] = group, error
+                if len(failed) == len(waiting):
+                    break
+                waiting = [group for group, _ in failed.values()]
+                fresh = {n: v for n, v in staging.loaded.items() if n not in namespace}
+                lent |= fresh
+                namespace |= fresh
+        finally:
+            for name, value in lent.items():
+                if namespace.get(name) is value:
+                    del namespace[name]
+        for group, failure in failed.values():
+            if required is None or any(name in required for name in group.all_names):
+                raise failure
+            staging.keep(group, view, str(failure))
         return staging
 
     def _stage_elsewhere(

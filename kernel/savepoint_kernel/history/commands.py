@@ -129,7 +129,7 @@ class Commands:
             "store": str(self._savepoints.location),
             "durability": self._savepoints.durability,
             "pages": "watched" if self._savepoints.tracks_pages else "hashed",
-            "on disk": f"{stats.disk_bytes / 1e6:.1f} MB",
+            "on disk": f"{stats.disk_bytes / 1e6:.3f} MB",
             "writing": str(self._savepoints.store.error or "works"),
         }
 
@@ -163,7 +163,8 @@ class Commands:
         timeline.commit_outside()
         if not names:
             self._savepoints.navigated = True
-        return timeline.checkout(target, names or None)
+        # Of another process, as much as can be had: the report says what is missing.
+        return timeline.checkout(target, names or None, strict=not timeline.is_of_before(target))
 
     def switch(self, name: str) -> str:
         """Go to the end of a branch, or begin one here; returns what was done.

@@ -55,6 +55,7 @@ class Commit:
         added: names that are new.
         changed: names that were there and are not as they were.
         removed: names that are gone.
+        touched: names that may have changed; what they stand for can be neither saved nor compared.
         process_changed: what is not as it was of the process, such as "os.environ".
         dropped: why names are not saved, for all of them.
         stored_bytes: what it added to the store.
@@ -82,6 +83,7 @@ class Commit:
     verified: str
     buckets: tuple[str, ...]
     process: Mapping[str, str] = field(default_factory=dict)
+    touched: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """Return the manifest for the store."""
@@ -97,7 +99,11 @@ class Commit:
             return self.message
         if self.cell is not None:
             return self.cell.first_line
-        labels = {"start": "kernel started", "audit": "changed unnoticed"}
+        labels = {
+            "start": "kernel started",
+            "audit": "changed unnoticed",
+            "checkpoint": "checkpoint",
+        }
         return labels.get(self.kind, "changed between cells")
 
 
@@ -114,8 +120,8 @@ def decode(manifest: bytes) -> Commit:
                 "the store was written by a newer version; upgrade jupyter-savepoint"
             )
         cell = content.pop("cell")
-        for name in ("added", "changed", "removed", "process_changed", "buckets"):
-            content[name] = tuple(content[name])
+        for name in ("added", "changed", "removed", "process_changed", "buckets", "touched"):
+            content[name] = tuple(content.get(name, ()))
         return Commit(cell=None if cell is None else CellInfo(**cell), **content)
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptStore(f"a commit can't be read: {error!r}") from error

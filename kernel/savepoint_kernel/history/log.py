@@ -78,7 +78,7 @@ class CommitLog:
         for commit in commits:
             del self._by_id[self._ids.pop(commit.number)]
             del self._commits[commit.number]
-        return before - self._store.stats().disk_bytes
+        return max(before - self._store.stats().disk_bytes, 0)
 
     def parent(self, commit: Commit) -> Commit | None:
         """Return the commit before; None if there is none."""

@@ -10,10 +10,12 @@ Threads: the main thread, but `note_code` and `suspect_all`, which any thread ma
 
 from __future__ import annotations
 
+import dis
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..activity import Activity
 from ..state.fingerprint import Put
 from ..state.imager import Group
 from ..state.inplace import Anchors, anchor
@@ -25,6 +27,16 @@ from ..state.tracker import Look, Tracker
 from ..state.view import LAST_RESULTS, NamespaceView, is_attribute, is_variable
 from .patch import Live
 
+_OF_COMPLETIONS = frozenset(
+    {"garbage collector", "logging", "recursion limit", "sys.path", "warnings.filters"}
+)
+"""State of the process that completing changes; see `activity`."""
+
+
+_STORES = frozenset(
+    dis.opmap[name] for name in ("STORE_ATTR", "STORE_SUBSCR", "DELETE_ATTR", "DELETE_SUBSCR")
+)
+
 
 class Present:
     """What is known of the present state.
@@ -35,6 +47,7 @@ class Present:
         participants: process state that goes with it.
         references: the values that commits don't have.
         put: stores a piece.
+        completions: those under way.
 
     Attributes:
         past: which objects former co-variables were made of.
@@ -50,6 +63,7 @@ class Present:
         participants: Participants,
         references: LiveReferences,
         put: Put,
+        completions: Activity,
     ) -> None:
         self.view = view
         self.tracker = tracker
@@ -58,9 +72,13 @@ class Present:
         self._put = put
         self.past = Past()
         self.ranks: dict[str, int] = {}
-        self.process = participants.capture()
+        self._completions = completions
+        self._completions_known = 0
+        self.process = ProcessState()
+        self.process = self.capture()
         self.process_addresses: dict[str, str] = {}
         self._anchors: dict[int, tuple[Group, Anchors]] = {}
+        self._results: dict[str, int] = {}
         self._codes: list[types.CodeType] = []
         self._suspects = Uses(frozenset())
         self._references_differ = False
@@ -90,15 +108,23 @@ class Present:
             if gone.again != self.references.again(gone.key)
         }
 
-    def take_suspects(self, *, verify: bool = False) -> Uses:
+    def take_suspects(self, view: Mapping[str, Any], *, verify: bool = False) -> Uses:
         """Return what may have been touched.
 
         Args:
+            view: the names and their values.
             verify: look at everything else as well.
         """
         uses = self.tracker.uses(self._codes)
-        names = uses.names | LAST_RESULTS | self.view.attributes | self._names_made_otherwise()
-        return Uses(names, self._suspects.defeat or uses.defeat, verify)
+        names = uses.names | self.view.attributes | self._names_made_otherwise()
+        # Bound by the display hook. What they stand for (a figure) may take long to look at.
+        results = {name for name in LAST_RESULTS if id(view.get(name)) != self._results.get(name)}
+        return Uses(names, self._suspects.defeat or uses.defeat, verify, frozenset(results))
+
+    @property
+    def stores(self) -> bool:
+        """True if code that ran assigns to attributes or items, as opposed to calls."""
+        return any(not _STORES.isdisjoint(code.co_code[::2]) for code in self._codes)
 
     @property
     def has_suspects(self) -> bool:
@@ -117,6 +143,8 @@ class Present:
         """Take what was seen for what is known."""
         # Equal values may be other objects than before.
         renewed = self.tracker.adopt(look)
+        for name in LAST_RESULTS & look.values.keys():
+            self._results[name] = id(look.values[name])
         for group in (*renewed, *look.gone):
             self._anchors.pop(id(group), None)
         namespace, footprint_of = self.view.namespace, self.tracker.footprint_of
@@ -126,13 +154,32 @@ class Present:
         """Return the ranks of names; the known ones if nothing was added, removed or moved."""
         return self.ranks if list(view) == list(self.ranks) else _ranked(view, self.ranks)
 
+    def capture(self) -> ProcessState:
+        """Return the state of the process; while a completion changes it, as far as it doesn't."""
+        begun, active = self._completions.begun, self._completions.active
+        state = self.participants.capture()
+        if not active and self._completions.begun == begun:
+            return state
+        kept = _OF_COMPLETIONS & self.process.tokens.keys()
+        return ProcessState(
+            {**state.tokens, **{name: self.process.tokens[name] for name in kept}}, state.errors
+        )
+
+    def without_completions(self, changed: list[str]) -> list[str]:
+        """Leave out the participants that a completion may have changed since the last call."""
+        begun = self._completions.begun
+        if begun != self._completions_known:
+            self._completions_known = begun
+            return [name for name in changed if name not in _OF_COMPLETIONS]
+        return changed
+
     def settle(self, values: Mapping[str, Any], ranks: Mapping[str, int]) -> None:
         """Take what was just restored for the known state."""
         view = self.view.read()
         look = self.tracker.look(view, Uses(frozenset(values)), self._put)
         self.adopt(look)
         self.ranks = _ranked(view, ranks)
-        self.process = self.participants.capture()
+        self.process = self.capture()
         self.process_addresses = {}  # the next commit's are not those of the one before
 
     def import_modules(self, names: Iterable[str], view: dict[str, Any]) -> dict[str, Any]:

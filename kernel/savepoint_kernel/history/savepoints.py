@@ -33,7 +33,7 @@ from ..exceptions import TimelineNotAvailable
 from ..state.view import NamespaceView, is_output
 from .audit import Audit
 from .commit import CellInfo, Commit
-from .transaction import POLICIES, Policy, Unsaved, policy_named
+from .transaction import ALIASES, POLICIES, Policy, Unsaved, policy_named
 
 if TYPE_CHECKING:
     from ..state.liverefs import LiveReferences
@@ -83,7 +83,7 @@ class Savepoints(LoggingConfigurable):
         config=True, at_start=True
     )
     transaction = Enum(
-        POLICIES,
+        [*POLICIES, *ALIASES],
         default_value=Policy.COMMIT_ALWAYS.value,
         help="""What becomes of a cell's effects: commit_always; rollback_on_failure (an error, an
         interrupt or a timeout undoes the cell); rollback_always; explicit (%begin, %commit and
@@ -233,7 +233,7 @@ class Savepoints(LoggingConfigurable):
         timeline = self._assembly.timeline
         if timeline.log.previous:
             try:
-                timeline.checkout(timeline.log.previous)
+                timeline.checkout(timeline.log.previous, strict=False)
             except Exception as error:
                 self._report("The session could not be restored", error)
 
@@ -351,9 +351,14 @@ class Savepoints(LoggingConfigurable):
         Raises:
             ValueError: there is no such policy.
         """
-        words = code.lstrip().partition("\n")[0].split()
-        if words and words[0] == "%%transaction":
-            return policy_named(words[1] if words[1:] else Policy.ROLLBACK_ON_FAILURE.value)
+        for number, line in enumerate(code.lstrip().splitlines()):
+            words = line.split()
+            if words[:1] == ["%%transaction"]:
+                if number:
+                    raise ValueError("%%transaction must be the first line of a cell")
+                return policy_named(words[1] if words[1:] else Policy.ROLLBACK_ON_FAILURE.value)
+            if not line.startswith("%%"):
+                break
         return policy_named(metadata.get("transaction", self.transaction))
 
     def begin_cell(self, policy: Policy) -> None:
@@ -467,7 +472,7 @@ class Savepoints(LoggingConfigurable):
             return
         timeline = self._assembly.timeline
         for thread in threading.enumerate():
-            if thread not in self._our_threads and not hasattr(thread, "pydev_do_not_trace"):
+            if thread not in self._our_threads and not _is_of_ipython(thread):
                 timeline.suspect_all(f"the thread {thread.name!r} may change anything")
         for task in asyncio.all_tasks(asyncio.get_event_loop_policy().get_event_loop()):
             frame = getattr(task.get_coro(), "cr_frame", None)
@@ -487,3 +492,12 @@ class Savepoints(LoggingConfigurable):
     def _report(self, what: str, error: Exception) -> None:
         self.log.exception(what)
         self._notice(f"{what}: {type(error).__name__}: {error}\n")
+
+
+def _is_of_ipython(thread: threading.Thread) -> bool:
+    """Tell whether a thread is no user's.
+
+    IPython makes its history's anew after each fork; zmq has one from the first large message on.
+    """
+    module = type(thread).__module__.partition(".")[0]
+    return hasattr(thread, "pydev_do_not_trace") or module in {"IPython", "ipykernel", "zmq"}

@@ -83,6 +83,11 @@ class Staging:
                 self.unrestorable[name] = same_object(dropped)
             self._stand_ins[name] = value
 
+    @property
+    def loaded(self) -> dict[str, Any]:
+        """What was made anew, by name."""
+        return {n: value for loaded, _ in self._loaded for n, value in loaded.values.items()}
+
     def keep(self, group: Group, view: Mapping[str, Any], reason: str) -> None:
         """Leave names that can't be loaded as they are; those that are gone get placeholders."""
         for name in group.all_names:
@@ -139,7 +144,7 @@ def _explained(group: Group) -> Iterator[None]:
 
 def same_object(dropped: Dropped) -> str:
     """Say of a value that is not saved that it still is the object it was."""
-    return f"a {dropped.type} was not saved: {dropped.reason}. It is the same object, as it is now"
+    return f"the {dropped.type} is the same object, as it is now: it can't be saved"
 
 
 def _is_class(value: Any) -> bool:

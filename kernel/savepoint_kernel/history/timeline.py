@@ -142,13 +142,14 @@ class Timeline:
         began = time.perf_counter()
         stored = self._store.stored_bytes
         present = self._present
-        suspects = present.take_suspects(verify=full)
         view = present.view.read()
+        suspects = present.take_suspects(view, verify=full)
         look = present.tracker.look(view, suspects, self._store.put)
         if policy is Unsaved.HARD_ERROR:
             _require_saved(unsaved(look.seen), "nothing was committed")
-        process = present.participants.capture()
-        process_changed = Participants.changed(present.process, process)
+        process = present.capture()
+        tokens_changed = Participants.changed(present.process, process)
+        process_changed = present.without_completions(tokens_changed)
         ranks = present.ranked(view)
         reordered = ranks != present.ranks
         before = present.tracker.names
@@ -158,7 +159,7 @@ class Timeline:
             return None  # what a front end displays is no change to come back to
         present.adopt(look)
         present.ranks = ranks
-        if process_changed or process.names != present.process_addresses.keys():
+        if tokens_changed or process.names != present.process_addresses.keys():
             present.process_addresses = self._store_process(process)
         present.process = process
         dropped = {
@@ -168,9 +169,11 @@ class Timeline:
             for name, reason in group.dropped.items()
         }
         names_changed = names_of(look.new) - look.relinked
-        # What can't be compared may have changed if something has touched it; of attributes of
-        # modules, which are looked at every time, that is not known.
-        names_changed |= look.touched & dropped.keys() - present.view.attributes
+        # Attributes of modules are looked at every time, whether or not something touches them.
+        touched = look.touched & dropped.keys() - present.view.attributes - names_changed
+        if touched and present.stores:
+            names_changed |= touched
+            touched = frozenset()
         commit = Commit(
             number=self.log.next_number,
             parent=None if self._head is None else self._head.number,
@@ -182,6 +185,7 @@ class Timeline:
             added=tuple(name for name in view if name not in before),
             changed=tuple(name for name in view if name in names_changed and name in before),
             removed=tuple(sorted(before - view.keys())),
+            touched=tuple(name for name in view if name in touched and name in before),
             process_changed=tuple(process_changed),
             dropped=dropped,
             stored_bytes=0,
@@ -273,11 +277,18 @@ class Timeline:
         """
         self.commit_outside()
         if not self._undone:
-            raise CheckpointNotFound("there is nothing to redo: no undo since the last commit")
+            raise CheckpointNotFound(
+                "there is nothing to redo: no undo since something changed. %restore NUMBER goes "
+                "to any commit"
+            )
         undone = self._undone[:-1]
         restored = self.checkout(self._undone[-1], strict=False)
         self._undone = undone
         return restored
+
+    def is_of_before(self, commit: Commit) -> bool:
+        """Tell whether another process made a commit."""
+        return self._checkout.is_of_before(commit)
 
     def checkout(
         self, target: Commit, names: Iterable[str] | None = None, *, strict: bool = True

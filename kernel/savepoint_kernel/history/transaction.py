@@ -44,7 +44,7 @@ class Unsaved(str, Enum):
 
 
 POLICIES = [policy.value for policy in Policy]
-_ALIASES = {"commit_on_success": Policy.ROLLBACK_ON_FAILURE}
+ALIASES = {"commit_on_success": Policy.ROLLBACK_ON_FAILURE}
 
 
 def policy_named(name: object) -> Policy:
@@ -54,7 +54,7 @@ def policy_named(name: object) -> Policy:
         ValueError: there is none; the message lists those there are.
     """
     if isinstance(name, str):
-        alias = _ALIASES.get(name)
+        alias = ALIASES.get(name)
         if alias is not None:
             return alias
         if name in POLICIES:

@@ -52,6 +52,8 @@ from .tokens import is_importable
 _HEAP_TYPE = 1 << 9
 """Flag of classes that a class statement made (Py_TPFLAGS_HEAPTYPE)."""
 
+_SERIES_MANAGER = ("pandas.core.internals.managers", "SingleBlockManager")
+
 _NOTHING = pickle.dumps(None, PROTOCOL)
 
 _NAMES_IN_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
@@ -245,6 +247,8 @@ class _Pickler(pickle.Pickler):
             return self.arrays.reduce
         if kind.__module__ == "pandas.core.internals.blocks":
             return self._block
+        if (kind.__module__, kind.__qualname__) == _SERIES_MANAGER:
+            return self._series_manager
         return reducer_for(kind)
 
     # -- functions and classes ---------------------------------------------------------------------
@@ -330,6 +334,11 @@ class _Pickler(pickle.Pickler):
 
     def _block(self, block: Any) -> Any:
         self.arrays.note_block(block)
+        return NotImplemented
+
+    def _series_manager(self, manager: Any) -> Any:
+        for block in manager.blocks:  # which it pickles without asking them
+            self.arrays.note_block(block)
         return NotImplemented
 
 

@@ -169,14 +169,24 @@ class Imager:
         return group.image is None or self._try(saved, measure, plain, group.image) == group.image
 
     def variables_unchanged(
-        self, group: Group, view: Mapping[str, Any], plain: Set[str]
+        self, group: Group, view: Mapping[str, Any], plain: Set[str], *, untouched: bool
     ) -> frozenset[str]:
-        """Return the variables of a former co-variable, if they are as they were."""
+        """Return the variables of a former co-variable, if they are as they were.
+
+        Args:
+            group: the co-variable.
+            view: all names and values.
+            plain: see `take`.
+            untouched: True if they count as such also if their pickle is never the same twice.
+        """
         variables = group.variables
         before = group.image if len(variables) == len(group.names) else group.core
         if not variables or before is None or not variables <= view.keys():
             return frozenset()
-        now = self._try({name: view[name] for name in variables}, measure, plain, before)
+        values = {name: view[name] for name in variables}
+        now = self._try(values, measure, plain, before)
+        if now != before and untouched and isinstance(now, Image):
+            now = before if self._try(values, measure, plain, now) != now else now
         return variables if now == before else frozenset()
 
     def _core(self, values: Mapping[str, Any], plain: Set[str]) -> Image | None:

@@ -46,6 +46,7 @@ import logging
 import operator
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from .kinds import CLASS, Kind
@@ -220,6 +221,9 @@ class _Refill:
         self._adopt_frames()
         for write in later:
             write()
+        for number, item in enumerate(walk.objects):
+            if self._target.get(number, item) is not item and hasattr(type(item), "__del__"):
+                _disarm(item)
         return result
 
     def _pair(self) -> None:
@@ -443,6 +447,17 @@ class _Refill:
             target = self._target[number]
             if payload.adopts and not payload.holds(target, item):
                 payload.write(target, item, None)
+
+
+class _Husk:
+    """What a new object is made of whose original goes on: one without a finalizer."""
+
+
+def _disarm(item: Any) -> None:
+    """Keep the finalizer of an object from freeing what the original owns."""
+    # With __slots__ it can't be: the layout is another one.
+    with suppress(TypeError):
+        object.__setattr__(item, "__class__", _Husk)
 
 
 def _nothing() -> None:

@@ -5,7 +5,8 @@ commit that had it binds the very object again; its own state stays as it is. Wh
 another process, its name is bound to a `DroppedReference`: any use of it raises and says why.
 
 Objects are held weakly where their type allows it, so that a file or a socket that the user lets go
-is closed as without this registry. The others are held until a commit no longer has them.
+is closed as without this registry. The others are held while the present state has them, and the
+last hundred of those it had.
 
 What the user `put` here is held until it is removed, whatever is undone, and may come with a
 function that makes it again. That function is pickled at once: so `put` can tell whether it can be
@@ -20,7 +21,7 @@ import inspect
 import itertools
 import uuid
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from ..exceptions import DroppedReferenceError, NotPicklable, ReferencesFull
 from ..serialize.pickler import dumps
 from ..serialize.portable import loads
 from .fingerprint import Get, Piece
+
+KEPT = 100
+"""Objects held that the present state no longer has, for an undo."""
 
 CAPACITY = 10_000
 """Objects held without being asked for."""
@@ -105,6 +109,7 @@ class LiveReferences:
         self._process = uuid.uuid4().hex  # keys of other processes mean nothing here
         self._numbers = itertools.count(1)
         self._objects: OrderedDict[str, Callable[[], Any]] = OrderedDict()
+        self._released: deque[str] = deque()
         self._put: dict[str, _Put] = {}
         self._labels: dict[str, str] = {}
         self._keys: dict[int, str] = {}
@@ -120,7 +125,7 @@ class LiveReferences:
             except TypeError:
                 self._objects[key] = lambda: value
                 if len(self._objects) > CAPACITY:
-                    self.release(next(iter(self._objects)))
+                    self._let_go(next(iter(self._objects)))
         return key
 
     def _known_key(self, value: Any) -> str | None:
@@ -132,7 +137,15 @@ class LiveReferences:
         return key
 
     def release(self, key: str) -> None:
-        """Let an object go that is held because its type allows no weak reference."""
+        """Let an object go that is held because its type allows no weak reference.
+
+        Not at once: an undo may lead back to it.
+        """
+        self._released.append(key)
+        if len(self._released) > KEPT:
+            self._let_go(self._released.popleft())
+
+    def _let_go(self, key: str) -> None:
         held = self._objects.get(key)
         if held is not None and not isinstance(held, weakref.ref):
             self.forget(key, id(held()))
@@ -388,6 +401,8 @@ def way_back(placeholder: DroppedReference) -> Again | None:
 
 def reason_of(error: BaseException) -> str:
     """Say in one line what was raised."""
+    if isinstance(error, NotPicklable):
+        return str(error).rstrip(".")
     return "".join(format_exception_only(error)).strip()[:300]
 
 

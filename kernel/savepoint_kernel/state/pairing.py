@@ -9,8 +9,8 @@ To pair by name or by place would be wrong: a name that was bound to another obj
 ``sys.path``, say) would have the old contents put into that one. So an object is paired only if it
 is the one that was there:
 
-* weakly referenced, if its type allows that;
-* else (list, dict, ...) by type and address, if it was seen there by each commit since.
+* weakly referenced, if its type allows that and does not mind;
+* else (list, dict, array, ...) by type and address, if it was seen there by each commit since.
 
 An object that was alive then can't be taken for another one, as no other has its address. One made
 since can, if within one cell its address was freed and used again; the result still is isomorphic
@@ -79,7 +79,9 @@ class Trace:
         self._objects: list[weakref.ref[Any] | None] = []
         for number, (item, kind) in enumerate(zip(walk.objects, walk.kinds, strict=True)):
             self._types.append(weakref.ref(type(item)))
-            self._objects.append(weakref.ref(item) if kind.weak else None)
+            # Not arrays: numpy resizes none that is referenced weakly.
+            weak = kind.weak and not isinstance(kind.payload, Array)
+            self._objects.append(weakref.ref(item) if weak else None)
             fact = kind.payload.fact(item)
             if fact is not None:
                 self._facts[number] = fact

@@ -166,8 +166,10 @@ class Tracker:
             else:
                 seen.append(group)
                 new.append(group)
+                relinked |= self._same_dropped(group)
                 if known is None or known.names != names or any(map(is_output, names)):
-                    relinked |= self._unchanged(names, view, plain)
+                    asked = search.by_request and search.touched.isdisjoint(names)
+                    relinked |= self._unchanged(names, view, plain, untouched=asked)
         kept = set(map(id, seen))
         before = [self._groups[name] for name in search.names if name in self._groups]
         gone = {id(group): group for group in before if id(group) not in kept}
@@ -268,13 +270,27 @@ class Tracker:
         same_names = group.names == known.names and group.dropped == known.dropped
         return same_names and not self._imager.is_stable(values, group, plain)
 
+    def _same_dropped(self, group: Group) -> set[str]:
+        """Return the names that are not saved and stand for the very objects they stood for."""
+        return {
+            name
+            for name, dropped in group.dropped.items()
+            if (known := self._groups.get(name)) and known.dropped.get(name) == dropped
+        }
+
     def _unchanged(
-        self, names: frozenset[str], view: Mapping[str, Any], plain: set[str]
+        self,
+        names: frozenset[str],
+        view: Mapping[str, Any],
+        plain: set[str],
+        *,
+        untouched: bool,
     ) -> frozenset[str]:
         """Return the variables among names that only belong to another co-variable than before."""
         former = {id(group): group for name in names if (group := self._groups.get(name))}
         unchanged = [
-            self._imager.variables_unchanged(group, view, plain) for group in former.values()
+            self._imager.variables_unchanged(group, view, plain, untouched=untouched)
+            for group in former.values()
         ]
         return names & frozenset().union(*unchanged)
 
@@ -358,14 +374,14 @@ class _Search:
         return frozenset(self.names) if everything else self._touched
 
     def start(self, suspects: Uses) -> None:
-        """Go to all suspects."""
+        """Go to all suspects, and to what else is to be looked at."""
         self.follow(suspects.names)
         if suspects.defeat is not None:
             self.everything(suspects.defeat)
         elif suspects.verify and self.defeat is None:
             self.everything("asked for")
             self.by_request = True
-        elif suspects.unsuspected:
+        elif suspects.unsuspected and self.defeat is None:
             self._touched = frozenset(self.names)
             self.by_request = True
             self.follow(suspects.unsuspected)

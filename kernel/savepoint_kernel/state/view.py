@@ -25,7 +25,7 @@ _NOT_THE_USERS = frozenset(
     __builtin__ __builtins__ __doc__ __loader__ __name__ __package__ __spec__ __warningregistry__
     """.split()
 )
-_RESULT = re.compile(r"_\d+|_{1,3}")
+_RESULT = re.compile(r"_\d+|_{1,3}|_exit_code")
 _OUTPUTS = ("Out[", "displayhook.")
 _OUTPUT = re.compile(r"Out\[(\d+)\]")
 _LAST_RESULTS = {f"displayhook.{name}": name for name in ("_", "__", "___")}
