@@ -115,12 +115,22 @@ class TimelineMagics(Magics):  # type: ignore[misc]
     def timeline(self, line: str) -> None:
         """List the commits: what each cell changed.
 
-        Usage: ``%timeline [N]``: the latest N (default 20; 0 for all).
+        Usage: ``%timeline [N] [--all]``: the latest N (default 20; 0 for no limit); with ``--all``
+        also those of cells that changed nothing.
         """
-        count = _number(line, "%timeline", 20, least=0)
+        words = line.split()
+        everything = "--all" in words
+        number = " ".join(word for word in words if word != "--all")
+        count = _number(number, "%timeline", 20, least=0)
         with _usage("%timeline"):
             commands, head = self._commands, self._timeline.head
-            display(TimelineTable(commands.log(count), head.number, commands.names()))
+            names = commands.names()
+            commits = [
+                commit
+                for commit in commands.log()
+                if everything or commit.has_changes or commit.number in {head.number, *names}
+            ]
+            display(TimelineTable(commits[-count:], head.number, names))
 
     @line_magic  # type: ignore[untyped-decorator]
     def undo(self, line: str) -> None:

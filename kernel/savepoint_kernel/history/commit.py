@@ -39,7 +39,7 @@ class CellInfo:
         return next((line.strip() for line in self.text.splitlines() if line.strip()), "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Commit:
     """A state of the session.
 
@@ -91,6 +91,17 @@ class Commit:
         if self.cell is not None:
             content["cell"] = {name: getattr(self.cell, name) for name in self.cell.__slots__}
         return json.dumps({"format": FORMAT, **content}).encode()
+
+    def __repr__(self) -> str:
+        """Return a line: a front end shows it when a cell ends in an undo or a checkpoint."""
+        return f"<commit {self.number}: {self.label}>"
+
+    @property
+    def has_changes(self) -> bool:
+        """True if it is not as the one before."""
+        return bool(
+            (*self.added, *self.changed, *self.removed, *self.touched, *self.process_changed)
+        )
 
     @property
     def label(self) -> str:
