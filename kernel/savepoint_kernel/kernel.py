@@ -7,7 +7,9 @@
     Control            control channel
     IOPub              subscriptions, output timers
     fd capture         C-level output
-    savepoint-store    writes commits to disk
+    savepoint-store    writes commits to disk; savepoint-reader reads them for a restore
+    savepoint-expiry   removes sessions nobody has used for long, once
+    Watchdog           ends the saving of a value that takes too long
     Heartbeat, subshell threads, history saving: ipykernel's and IPython's own
 
 Replies and iopub messages are sent by the thread that makes them (`sockets`, `iopub`).

@@ -7,7 +7,7 @@
     %savepoint delete NAME [--yes]           one of them
     %savepoint trust [DIRECTORY] [--yes]     the store of someone else
 
-Whatever can't be taken back asks first, or wants ``--yes`` where nobody can be asked.
+What deletes or trusts a store asks first, or wants ``--yes`` where nobody can be asked.
 
 Threads: that of the cell.
 """
