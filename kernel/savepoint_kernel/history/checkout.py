@@ -60,6 +60,7 @@ class Base:
         anchors: its co-variables, and the objects they were made of.
         ranks: of its names.
         process: the state of the process.
+        process_addresses: where that is stored.
     """
 
     head: Commit
@@ -67,6 +68,7 @@ class Base:
     anchors: Mapping[int, tuple[Group, Anchors]]
     ranks: Mapping[str, int]
     process: ProcessState
+    process_addresses: Mapping[str, str]
 
 
 class Checkout:
@@ -149,11 +151,13 @@ class Checkout:
         with self._hold():
             values = {n: value for n, value in staging.apply(others).items() if n in wanted}
             self._present.view.write(values, removed, order)
+            process = ProcessState()
             if names is None:
-                unrestorable |= self._restore_process(target)
+                process, failures = self._restore_process(target)
+                unrestorable |= failures
             unrestorable |= self._present.view.write_attributes(values, removed)
             if names is None:
-                self._present.settle(values, table.ranks)
+                self._present.settle(values, table.ranks, process, target.process)
                 arrive()
         again = self._make_again(staging, values, unrestorable, settle=names is None)
         reason = "its file was edited since, and no cell had changed it: it is as imported"
@@ -206,7 +210,7 @@ class Checkout:
                 staging.unrestorable[failure.name] = failure.reason
             staging.unrestorable |= self._present.view.write_attributes(values, removed)
             arrive()
-            self._present.settle(values, base.ranks)
+            self._present.settle(values, base.ranks, base.process, base.process_addresses)
         for group, _ in base.anchors.values():
             for name in group.dropped.keys() & touched:
                 staging.unrestorable.setdefault(name, same_object(group.dropped[name]))
@@ -354,7 +358,8 @@ class Checkout:
     def _staging(self) -> Staging:
         return Staging(self._present.view.namespace, self._store, self._present.references)
 
-    def _restore_process(self, target: Commit) -> dict[str, str]:
+    def _restore_process(self, target: Commit) -> tuple[ProcessState, dict[str, str]]:
+        """Restore the process; returns its state, and why it is not quite that."""
         tokens: dict[str, Any] = {}
         failures: list[Failure] = []
         for name, address in target.process.items():
@@ -367,8 +372,9 @@ class Checkout:
                 )
             except Exception as error:
                 failures.append(Failure(name, f"{type(error).__name__}: {error}"))
-        failures += self._present.participants.restore(ProcessState(tokens))
-        return {failure.name: failure.reason for failure in failures}
+        state = ProcessState(tokens)
+        failures += self._present.participants.restore(state)
+        return state, {failure.name: failure.reason for failure in failures}
 
 
 def _live(wanted: Group, look: Look) -> Live | None:

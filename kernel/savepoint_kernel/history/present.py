@@ -173,14 +173,33 @@ class Present:
             return [name for name in changed if name not in _OF_COMPLETIONS]
         return changed
 
-    def settle(self, values: Mapping[str, Any], ranks: Mapping[str, int]) -> None:
-        """Take what was just restored for the known state."""
+    def settle(
+        self,
+        values: Mapping[str, Any],
+        ranks: Mapping[str, int],
+        process: ProcessState | None = None,
+        addresses: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take what was just restored for the known state.
+
+        Args:
+            values: the names that were bound.
+            ranks: of all names.
+            process: the state of the process that was restored; None if it was not touched.
+            addresses: where that is stored.
+        """
         view = self.view.read()
         look = self.tracker.look(view, Uses(frozenset(values)), self._put)
         self.adopt(look)
         self.ranks = _ranked(view, ranks)
-        self.process = self.capture()
-        self.process_addresses = {}  # the next commit's are not those of the one before
+        if process is not None and addresses is not None:
+            self.process = self.capture()
+            # What could not be restored is stored anew by the next commit.
+            self.process_addresses = {
+                name: address
+                for name, address in addresses.items()
+                if process.agrees(self.process, name)
+            }
 
     def import_modules(self, names: Iterable[str], view: dict[str, Any]) -> dict[str, Any]:
         """Import modules of which these names are attributes: equal data is then left alone."""

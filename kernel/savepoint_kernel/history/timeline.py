@@ -160,7 +160,8 @@ class Timeline:
         present.adopt(look)
         present.ranks = ranks
         if tokens_changed or process.names != present.process_addresses.keys():
-            present.process_addresses = self._store_process(process)
+            kept = process.names.difference(tokens_changed)
+            present.process_addresses = self._store_process(process, kept)
         present.process = process
         dropped = {
             name: str(reason)
@@ -216,10 +217,18 @@ class Timeline:
         self._present.forget_stored()
         self._tables = TableWriter(self._store.put)
 
-    def _store_process(self, state: ProcessState) -> dict[str, str]:
-        """Store the tokens; returns their addresses, empty where there is nothing to restore."""
-        addresses = dict.fromkeys(state.errors, "")
+    def _store_process(self, state: ProcessState, kept: Collection[str]) -> dict[str, str]:
+        """Store the tokens; returns their addresses, empty where there is nothing to restore.
+
+        Args:
+            state: has the tokens.
+            kept: the participants whose token is as it was.
+        """
+        known = self._present.process_addresses
+        addresses = dict.fromkeys(state.errors, "") | {n: known[n] for n in kept if n in known}
         for name, token in state.tokens.items():
+            if name in addresses:
+                continue
             try:
                 data, _ = dumps(token, self._present.view.namespace, in_band=True)
                 addresses[name] = self._store.put(data).hex()
@@ -316,7 +325,8 @@ class Timeline:
         if self.has_suspects:
             self.commit("outside", only_changes=True)
         present = self._present
-        return Base(self.head, self.branch, present.anchored(), present.ranks, present.process)
+        state = present.process, present.process_addresses
+        return Base(self.head, self.branch, present.anchored(), present.ranks, *state)
 
     def roll_back(self, base: Base) -> Restored:
         """Undo what happened since `prepare_rollback`; see `Checkout.roll_back`."""
