@@ -141,6 +141,7 @@ class Present:
 
     def adopt(self, look: Look) -> None:
         """Take what was seen for what is known."""
+        self._completions_known = self._completions.begun
         # Equal values may be other objects than before.
         renewed = self.tracker.adopt(look)
         for name in LAST_RESULTS & look.values.keys():
@@ -166,10 +167,8 @@ class Present:
         )
 
     def without_completions(self, changed: list[str]) -> list[str]:
-        """Leave out the participants that a completion may have changed since the last call."""
-        begun = self._completions.begun
-        if begun != self._completions_known:
-            self._completions_known = begun
+        """Leave out the participants that a completion may have changed since."""
+        if self._completions.begun != self._completions_known:
             return [name for name in changed if name not in _OF_COMPLETIONS]
         return changed
 
