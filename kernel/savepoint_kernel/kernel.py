@@ -187,7 +187,8 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         parents.inherit_across_threads(self)
         self._interrupts.guard_forks()
         self._introspection.start()
-        self._inbox.add(self._start_savepoints)
+        if self.savepoints.restore_on_start:
+            self._inbox.add(self._start_savepoints)  # else the first cell does it
         self.shell_stream.start()
         stdin_socket.start()
 

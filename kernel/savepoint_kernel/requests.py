@@ -1,7 +1,7 @@
 """Control requests for the timeline: what a front end or a service asks without running a cell.
 
-Status and timeline are answered at once, beside a running cell (before the timeline is open, which
-the main thread does when it is first idle, in turn as well). What changes the namespace waits
+Status and timeline are answered at once, beside a running cell (in turn as well before the
+timeline is open, which the first of them or the first cell does). What changes the namespace waits
 its turn among the cells: the Control thread queues it, the main thread serves and answers it.
 
     savepoint_status_request       {}

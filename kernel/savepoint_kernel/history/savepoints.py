@@ -7,8 +7,10 @@
 
 A commit that fails is no failure of the cell: the user is told, and the next one tries again.
 
-What tracks and stores (`assembly`) is imported when the timeline opens: after the kernel has begun
-to answer, of whose start it would be a fifth.
+What tracks and stores (`assembly`) is imported when the timeline opens, which the first cell does
+once its busy status is out: it would be a fifth of the kernel's start. Not before, while clients
+ask much: jupyter console takes the idle status of what it asked last for that of a cell that does
+not begin within 50 ms, and then shows none of its prompts.
 
 Threads: the main thread, but `note_code` and `suspect_all`, which any thread may call.
 """
