@@ -34,7 +34,7 @@ HELD = "get_ipython().held"
     {
         "list": ("x = [1, [2]]", "x.append(3); x[1].clear()", "x"),
         "dict": ("x = {'a': [1], 2: 3}", "x['b'] = 1; del x[2]; x['a'].append(5)", "x"),
-        "set": ("x = {1, 'a'}", "x.add(2)", "x"),
+        "set": ("x = {1, 'a'}", "x.add(2)", "sorted(x, key=str)"),  # a set has no order
         "deque": ("from collections import deque\nx = deque([1, []])", "x.rotate()", "x"),
         "bytearray": ("x = bytearray(b'abc')", "x += b'def'", "x"),
         "ordered dict": (
