@@ -441,6 +441,7 @@ def test_options_are_listed_and_set_by_their_type(own_kernel):
         ("durability sync", "--Savepoints.durability=sync"),
         ("quota 5", "c.Savepoints.quota = 5 "),
         ("enabled False", "c.Savepoints.enabled = False "),
+        ("track_pages False", "c.Savepoints.track_pages = False "),
         ("keep_days 1 2", "usage: %savepoint config"),
     ],
 )

@@ -29,8 +29,8 @@ class Options(LoggingConfigurable):
     verify = Enum(
         ["touched", "all"],
         default_value="touched",
-        help="""After a cell, look at what its code can have touched, or at all names (about 0.1 s
-        per gigabyte).""",
+        help="""After a cell, look at what its code can have touched, or at all names (0.1 s per
+        gigabyte; where track_pages works, 0.1 ms per gigabyte of arrays that did not change).""",
     ).tag(config=True)
     durability = Enum(
         ["async", "sync", "memory"],
@@ -73,7 +73,7 @@ class Options(LoggingConfigurable):
         True,
         help="""Let Linux (6.7 and newer) tell which pages of large arrays were written to, rather
         than hash all of them. The first write to a page that it watches takes 1.4 µs.""",
-    ).tag(config=True)
+    ).tag(config=True, at_start=True)
     saving_timeout = Float(
         60.0,
         min=0.0,
