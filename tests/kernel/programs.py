@@ -224,8 +224,7 @@ class Programs:
             was = Look(self.namespace)  # holds every object
             base = self.timeline.prepare_rollback()
             self.run(cell(failing))
-            self.timeline.roll_back(base)
-            self.timeline.forget_suspects()
+            self.timeline.roll_back(base, over=True)
             now = Look(self.namespace)
             assert now.description == was.description
             for one, other in zip(was.objects, now.objects, strict=True):

@@ -179,6 +179,19 @@ def test_rollback_makes_again_what_the_failed_cell_let_go(kernel):
     assert "made" in last_commit(kernel)["changed"]  # by make(), after the rollback
 
 
+def test_change_by_a_function_that_could_not_make_it_again_is_committed(kernel):
+    kernel.ok(
+        IMPORT + "made = []\ndef make():\n    made.append(1)\n    assert len(made) == 1\n"
+        "    return (n for n in 'ab')"
+    )
+    kernel.ok("g = make(); key = savepoint.refs.put(g, recreate=make)")
+    result = kernel.run("%%transaction\nsavepoint.refs.remove(key)\ndel g\n1/0")
+    report = result.savepoint["transaction"]
+    assert (report["recreated"], list(report["unrestorable"])) == ([], ["g"])
+    kernel.ok("x = 1")
+    assert "made" in last_commit(kernel)["changed"]
+
+
 def test_nothing_is_made_again_by_a_restore_that_does_not_need_it(kernel, tmp_path):
     kernel.ok(f"path = {str(tmp_path / 'data.db')!r}")
     kernel.ok(DATABASE)

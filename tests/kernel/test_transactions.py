@@ -137,6 +137,19 @@ def test_what_could_not_be_undone_is_said(kernel):
     assert "gen" in report["unrestorable"]
 
 
+def test_report_of_a_rollback_names_what_the_user_named(kernel):
+    kernel.ok("x = [1]\n5")
+    result = kernel.run("%%transaction rollback_always\nx.append(2); y = 1\n6")
+    report = result.savepoint["transaction"]
+    assert (report["changed"], report["restored"], report["removed"]) == (["x", "y"], ["x"], ["y"])
+
+
+def test_result_that_could_not_be_undone_is_named_as_the_user_would(kernel):
+    count = kernel.ok("(n for n in 'ab')").content["execution_count"]
+    report = fail(kernel, "next(_); 1/0").savepoint["transaction"]
+    assert set(report["unrestorable"]) == {"_", f"_{count}"}
+
+
 def test_unknown_policy_is_an_error_and_the_cell_is_not_run(kernel):
     result = kernel.run("ran = 1", metadata={"savepoint": {"transaction": "maybe"}})
     assert result.content["ename"] == "InvalidRequest"

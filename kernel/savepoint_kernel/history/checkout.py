@@ -20,7 +20,7 @@ from ..state.inplace import Anchors
 from ..state.liverefs import DroppedReference, what_was_dropped
 from ..state.process import Failure, ProcessState
 from ..state.tracker import Look
-from ..state.view import is_attribute
+from ..state.view import is_attribute, is_output, is_variable
 from .commit import Commit
 from .log import CommitLog
 from .patch import Live
@@ -33,7 +33,7 @@ from .table import read as read_table
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a checkout did.
+    """What a checkout did, to the names users know: `report` makes it.
 
     Attributes:
         commit: the commit whose state it is now.
@@ -48,6 +48,24 @@ class Restored:
     removed: tuple[str, ...]
     unrestorable: Mapping[str, str]
     recreated: tuple[str, ...] = ()
+
+    @classmethod
+    def report(
+        cls,
+        commit: Commit,
+        changed: Iterable[str],
+        removed: Iterable[str],
+        unrestorable: Mapping[str, str],
+        recreated: Iterable[str],
+    ) -> Restored:
+        """Leave out results as IPython keeps them, but for ``_5`` where it is not as it was."""
+        return cls(
+            commit,
+            tuple(sorted(name for name in changed if not is_output(name))),
+            tuple(sorted(name for name in removed if not is_output(name))),
+            {name: reason for name, reason in unrestorable.items() if is_variable(name)},
+            tuple(sorted(filter(is_variable, recreated))),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +181,7 @@ class Checkout:
         reason = "its file was edited since, and no cell had changed it: it is as imported"
         unrestorable |= dict.fromkeys(own, reason)
         removed -= self._present.view.attributes  # of modules that stay imported
-        done = Restored(target, tuple(sorted(values)), tuple(sorted(removed)), unrestorable, again)
-        return done, bool(own)
+        return Restored.report(target, values, removed, unrestorable, again), bool(own)
 
     def roll_back(self, base: Base, inside: bool, arrive: Callable[[], None]) -> Restored:
         """Undo what happened since `prepare_rollback`, after a look at every name.
@@ -217,9 +234,7 @@ class Checkout:
         removed -= self._present.view.attributes  # of modules that stay imported
         unrestorable = staging.unrestorable
         again = self._make_again(staging, values, unrestorable, settle=True)
-        return Restored(
-            base.head, tuple(sorted(values)), tuple(sorted(removed)), unrestorable, again
-        )
+        return Restored.report(base.head, values, removed, unrestorable, again)
 
     def _make_again(
         self,
@@ -228,7 +243,7 @@ class Checkout:
         unrestorable: dict[str, str],
         *,
         settle: bool,
-    ) -> tuple[str, ...]:
+    ) -> set[str]:
         """Bind names to new objects in place of those that are gone, where users gave a way.
 
         It comes after all else, with placeholders bound: the process is as it was then, and users'
@@ -245,7 +260,7 @@ class Checkout:
         """
         missing = {name: gone for name, gone in staging.missing.items() if name in names}
         if not missing:
-            return ()
+            return set()
         self._present.suspect_all("making objects again may have changed anything")
         made = self._present.references.make_again(missing, self._store.get)
         with self._hold():
@@ -260,7 +275,7 @@ class Checkout:
             else:
                 unrestorable.pop(name, None)
         unrestorable |= failures
-        return tuple(sorted(made.keys() - unrestorable.keys()))
+        return made.keys() - unrestorable.keys()
 
     def _own_of_modules(self, table: Table, target: Commit) -> set[str]:
         """Return attributes of modules that only an edited source file makes differ."""

@@ -304,7 +304,7 @@ class Commands:
         try:
             yield
         except BaseException:
-            self._timeline.roll_back(base)
+            self._timeline.roll_back(base, over=False)
             raise
 
     def _here(self) -> Commit:

@@ -116,8 +116,7 @@ class Savepoints(Options):
         """
         if not self.enabled:
             raise TimelineNotAvailable("the timeline is switched off (Savepoints.enabled)")
-        if self._assembly is None:
-            self._open()
+        self.start()
         if self._assembly is None:
             raise TimelineNotAvailable(f"there is no timeline: {self._failed}")
         return self._assembly.timeline
@@ -130,26 +129,13 @@ class Savepoints(Options):
     @property
     def available(self) -> bool:
         """True while cells are committed."""
-        return self.enabled and (self._assembly is not None or self._failed is None)
+        return self.enabled and self._failed is None
 
     def start(self) -> None:
-        """Open the timeline, and restore the session if that is asked for."""
+        """Open the timeline, once, and restore the session if that is asked for."""
         if self.decided:
             return
-        self._open()
-        if self._assembly is None or not self.restore_on_start:
-            return
-        timeline = self._assembly.timeline
-        if timeline.log.previous:
-            try:
-                timeline.checkout(timeline.log.previous, strict=False)
-            except Exception as error:
-                self._report("The session could not be restored", error)
-
-    def _open(self) -> None:
         assert threading.current_thread() is threading.main_thread()
-        if self.decided:
-            return
         try:
             assemble = import_item(f"{__package__}.assembly.assemble")
             self._assembly = assemble(
@@ -172,6 +158,17 @@ class Savepoints(Options):
         except Exception as error:
             self._failed = str(error)
             self._report("There will be no timeline", error)
+            return
+        if self.restore_on_start:
+            self._restore_session(self._assembly.timeline)
+
+    def _restore_session(self, timeline: Timeline) -> None:
+        if timeline.log.previous is None:
+            return
+        try:
+            timeline.checkout(timeline.log.previous, strict=False)
+        except Exception as error:
+            self._report("The session could not be restored", error)
 
     def _start_expiry(self) -> None:
         module = f"{__package__}.expiry"
@@ -298,12 +295,9 @@ class Savepoints(Options):
         """Undo the cell that has just ended."""
         assert self._base is not None
         try:
-            restored = self.timeline.roll_back(self._base)
+            return Outcome(policy, restored=self.timeline.roll_back(self._base, over=True))
         finally:
             self._base = None
-        if not restored.recreated:  # by code of users, after the rollback
-            self.timeline.forget_suspects()
-        return Outcome(policy, restored=restored)
 
     def end_cell(self, cell: CellInfo) -> Commit | None:
         """Commit the cell that has ended; raises neither an Exception nor KeyboardInterrupt."""

@@ -328,12 +328,19 @@ class Timeline:
         state = present.process, present.process_addresses
         return Base(self.head, self.branch, present.anchored(), present.ranks, *state)
 
-    def roll_back(self, base: Base) -> Restored:
-        """Undo what happened since `prepare_rollback`; see `Checkout.roll_back`."""
+    def roll_back(self, base: Base, *, over: bool) -> Restored:
+        """Undo what happened since `prepare_rollback`; see `Checkout.roll_back`.
+
+        Args:
+            base: what that returned.
+            over: whether all code that is noted has ended, and so is undone.
+        """
 
         def arrive() -> None:
             self._head, self.branch = base.head, base.branch
             self._undone.clear()
+            if over:  # what makes objects again comes later
+                self.forget_suspects()
 
         return self._checkout.roll_back(base, self._head is not base.head, arrive)
 
