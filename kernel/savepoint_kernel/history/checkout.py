@@ -8,7 +8,7 @@ Threads: the main thread, between cells or in a cell that goes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +83,7 @@ class Base:
 
     head: Commit
     branch: str
-    anchors: Mapping[int, tuple[Group, Anchors]]
+    anchors: Sequence[tuple[Group, Anchors]]
     ranks: Mapping[str, int]
     process: ProcessState
     process_addresses: Mapping[str, str]
@@ -208,7 +208,7 @@ class Checkout:
         now = {name: group for group in look.seen for name in group.all_names}
         staging = self._staging()
         names: set[str] = set()
-        for group, anchors in base.anchors.values():
+        for group, anchors in base.anchors:
             same = all(now.get(name) == group for name in group.all_names)
             if not (same and anchors.are_bound(view) and self._present.are_live(group, view)):
                 try:
@@ -217,7 +217,7 @@ class Checkout:
                     staging.unrestorable |= dict.fromkeys(group.all_names, str(error))
                 else:
                     names |= group.all_names
-        kept = names_of(group for group, _ in base.anchors.values())
+        kept = names_of(group for group, _ in base.anchors)
         removed = view.keys() - kept
         order = sorted(base.ranks, key=base.ranks.__getitem__)
         with self._hold():
@@ -228,7 +228,7 @@ class Checkout:
             staging.unrestorable |= self._present.view.write_attributes(values, removed)
             arrive()
             self._present.settle(values, base.ranks, base.process, base.process_addresses)
-        for group, _ in base.anchors.values():
+        for group, _ in base.anchors:
             for name in group.dropped.keys() & touched:
                 staging.unrestorable.setdefault(name, same_object(group.dropped[name]))
         removed -= self._present.view.attributes  # of modules that stay imported

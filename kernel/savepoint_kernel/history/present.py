@@ -32,10 +32,11 @@ _OF_COMPLETIONS = frozenset(
 )
 """State of the process that completing changes; see `activity`."""
 
-
 _STORES = frozenset(
     dis.opmap[name] for name in ("STORE_ATTR", "STORE_SUBSCR", "DELETE_ATTR", "DELETE_SUBSCR")
 )
+"""What sets attributes and items. Code that only calls mostly reads: if it touches a value that can
+be neither saved nor compared, that is no change worth going back to."""
 
 
 class Present:
@@ -217,7 +218,7 @@ class Present:
 
     # -- the objects it is made of
 
-    def anchored(self) -> dict[int, tuple[Group, Anchors]]:
+    def anchored(self) -> list[tuple[Group, Anchors]]:
         """Return the co-variables and the objects they are made of, which this keeps alive."""
         view = self.view.read()
         groups = self.tracker.groups
@@ -228,7 +229,7 @@ class Present:
                 values = {name: view[name] for name in group.names}
                 leaves = [id(v) for n, v in values.items() if self.tracker.is_leaf(n)]
                 self._anchors[id(group)] = group, anchor(values, self.view.namespace, leaves)
-        return self._anchors.copy()
+        return [*self._anchors.values()]
 
     def live(self, wanted: Group, view: Mapping[str, Any]) -> Live | None:
         """Return a co-variable as it is known; None if other names belong to it now."""

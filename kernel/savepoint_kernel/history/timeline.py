@@ -325,8 +325,14 @@ class Timeline:
         if self.has_suspects:
             self.commit("outside", only_changes=True)
         present = self._present
-        state = present.process, present.process_addresses
-        return Base(self.head, self.branch, present.anchored(), present.ranks, *state)
+        return Base(
+            head=self.head,
+            branch=self.branch,
+            anchors=present.anchored(),
+            ranks=present.ranks,
+            process=present.process,
+            process_addresses=present.process_addresses,
+        )
 
     def roll_back(self, base: Base, *, over: bool) -> Restored:
         """Undo what happened since `prepare_rollback`; see `Checkout.roll_back`.
