@@ -45,13 +45,15 @@ class Audit:
         self._timeline = timeline
         self._busy = busy
         self._missed = missed
-        self._due: float | None = None
+        self._delay = 0.0
+        self._due = 0.0
         self._waiting = False
         self._left: list[str] | None = None
         self._next = ""
 
     def cell_ended(self, delay: float) -> None:
         """Begin anew after as many seconds without a cell."""
+        self._delay = delay
         self._due = time.monotonic() + delay
         self._left = None
         if not self._waiting:
@@ -64,12 +66,14 @@ class Audit:
     def _go_on(self) -> None:
         self._waiting = False
         timeline = self._timeline()
-        if timeline is None or self._busy() or self._due is None:
-            return  # the next cell's end begins it again
+        if timeline is None:
+            return
         early = self._due - time.monotonic()
-        if early > 0:
+        if self._busy():  # its end may be no commit, which would begin it anew
+            self._wait(max(self._delay, PAUSE))
+        elif early > 0:
             self._wait(early)
-        elif not timeline.has_suspects:  # else the next look is at all names anyway
+        elif not timeline.suspects_all:  # else the next look is at all names anyway
             self._slice(timeline)
             if self._left:
                 self._wait(PAUSE)
@@ -82,9 +86,11 @@ class Audit:
             while self._left and time.monotonic() < end:
                 self._next = self._left.pop()
                 if timeline.differs(self._next):
-                    commit = timeline.commit("audit", full=True, only_changes=True)
+                    # A silent cell, which is not committed, may have done it knowingly.
+                    kind = "outside" if timeline.has_suspects else "audit"
+                    commit = timeline.commit(kind, full=True, only_changes=True)
                     self._left.clear()
-                    if commit is not None:
+                    if commit is not None and kind == "audit":
                         self._missed((*commit.added, *commit.changed, *commit.removed))
         except KeyboardInterrupt:  # a value's pickling took long
             self._left.clear()

@@ -132,6 +132,11 @@ class Present:
         """True if something ran that was not committed or rolled back."""
         return self._suspects.defeat is not None or bool(self._codes) or self._references_differ
 
+    @property
+    def suspects_all(self) -> bool:
+        """True if something ran that no analysis sees, so that the next look is at all names."""
+        return self._suspects.defeat is not None
+
     def forget_suspects(self) -> None:
         """Take note that all that ran is over, and committed or rolled back."""
         self._codes.clear()

@@ -78,6 +78,11 @@ class Timeline:
         """True if something ran that was not committed or rolled back."""
         return self._present.has_suspects
 
+    @property
+    def suspects_all(self) -> bool:
+        """True if something ran that no analysis sees, so that the next look is at all names."""
+        return self._present.suspects_all
+
     def forget_suspects(self) -> None:
         """Take note that all that ran is over, and committed or rolled back."""
         self._present.forget_suspects()
