@@ -72,7 +72,7 @@ clean: ## remove what was built and cached; the environments stay
 distclean: clean ## remove the environments too
 	rm -rf .venv .venv-3.*
 
-$(INSTALLED)-%: pyproject.toml $(wildcard kernelspec/*) | $(BIN)/python
+$(INSTALLED)-%: pyproject.toml kernel/savepoint_kernel/launch.py $(wildcard kernelspec/*) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 

@@ -10,7 +10,10 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def hermetic_user_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Point IPython and Jupyter at empty directories for the whole run."""
+    """Point IPython and Jupyter at empty directories for the whole run, and start all kernels.
+
+    Tests of the pool have one of their own.
+    """
     home = tmp_path_factory.mktemp("home")
     names = {
         "IPYTHONDIR": "ipython",
@@ -22,6 +25,8 @@ def hermetic_user_directories(tmp_path_factory: pytest.TempPathFactory) -> Itera
     for name, folder in names.items():
         (home / folder).mkdir()
         os.environ[name] = str(home / folder)
+    saved["SAVEPOINT_POOL"] = os.environ.get("SAVEPOINT_POOL")
+    os.environ["SAVEPOINT_POOL"] = "0"
     yield
     for name, value in saved.items():
         if value is None:

@@ -121,7 +121,7 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         self.shell.configurables.append(self)
         self.savepoints = Savepoints(
             self.shell,
-            self.session.key,
+            lambda: self.session.key,
             lambda text: self.publish_notice(self.get_parent("shell"), text),
             lambda: self.executor.running,
             parent=self,

@@ -7,6 +7,10 @@ with its own name, profile or environment variables. The options are those of
 
 ``kernelspec/kernel.json`` in the source tree is the only description of the kernelspec. What is
 installed here is that file with the interpreter made absolute and the options applied.
+
+The pool is reached in two ways: by the kernelspec's provisioner, or by the shim in its ``argv``
+(`launch`). A Jupyter that has no such provisioner does not show the kernelspec at all, so it is
+named only where the Jupyter of this environment looks.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_core.paths import SYSTEM_JUPYTER_PATH, jupyter_data_dir
 from traitlets.config import Application
+
+from . import launch
 
 KERNEL_NAME = "savepoint"
 
@@ -57,6 +63,7 @@ def kernel_spec(
     profile: str | None = None,
     env: Mapping[str, str] | None = None,
     frozen_modules: bool = False,
+    provisioner: bool = False,
 ) -> dict[str, Any]:
     """Describe a kernel that runs in this interpreter, as ``kernel.json`` wants it.
 
@@ -68,6 +75,7 @@ def kernel_spec(
         env: Environment variables the kernel gets on top of those of the front end.
         frozen_modules: Use CPython's frozen standard library modules, as a plain ``python``
             does; the debugger cannot step into those modules then.
+        provisioner: Name the pool's provisioner. The Jupyter that starts the kernel must have it.
 
     Returns:
         The content of ``kernel.json``.
@@ -75,16 +83,18 @@ def kernel_spec(
     spec: dict[str, Any] = json.loads((resources_dir() / "kernel.json").read_text("utf-8"))
     variables = dict(env or {})
 
-    python = [sys.executable]
-    arguments = [argument for argument in spec["argv"][1:] if argument != _FROZEN_MODULES_OFF]
+    argv = [sys.executable, *spec["argv"][1:]]
+    if sys.platform != "linux":  # there is no pool
+        del argv[1 : argv.index(_FROZEN_MODULES_OFF)]
     if frozen_modules:
         # debugpy prints a warning about frozen modules; whoever asked for them knows.
         variables.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    else:
-        python.append(_FROZEN_MODULES_OFF)
+        argv.remove(_FROZEN_MODULES_OFF)
     if profile:
-        arguments += ["--profile", profile]
-    spec["argv"] = [*python, *arguments]
+        argv += ["--profile", profile]
+    spec["argv"] = argv
+    if not provisioner:
+        del spec["metadata"]["kernel_provisioner"]
 
     if display_name:
         spec["display_name"] = display_name
@@ -127,9 +137,11 @@ def install(
         ValueError: The name has characters Jupyter does not allow, or both ``user`` and
             ``prefix`` were given.
     """
-    spec = kernel_spec(kernel_name, display_name, profile, env, frozen_modules)
+    spec = kernel_spec(
+        kernel_name, display_name, profile, env, frozen_modules, provisioner=prefix == sys.prefix
+    )
     with tempfile.TemporaryDirectory(suffix="_kernelspec") as staging:
-        for resource in resources_dir().iterdir():
+        for resource in (*resources_dir().iterdir(), Path(launch.__file__)):
             shutil.copyfile(resource, Path(staging, resource.name))
         Path(staging, "kernel.json").write_text(json.dumps(spec, indent=1) + "\n", "utf-8")
         # The manager copies modes too. A temporary directory is private, the package may be

@@ -85,6 +85,8 @@ class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
 
     def init_history(self) -> None:
         """Set up the history; its thread writes a moment after the cell, not beside its end."""
+        if getattr(self.kernel.parent, "waiting", False):
+            return  # a standby gets one when it is handed out
         super().init_history()
         self._delay_history()
         # The thread is stopped when the process forks, and another one made later.

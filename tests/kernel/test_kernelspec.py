@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
-from savepoint_kernel import kernelspec
+from savepoint_kernel import kernelspec, launch
 from savepoint_kernel.kernelspec import InstallSavepointKernelSpecApp
 
 LOGO_SIZES = {"logo-32x32.png": 32, "logo-64x64.png": 64}
@@ -53,12 +53,32 @@ def test_installs_a_kernelspec_that_jupyter_finds(prefix):
     assert found.metadata == {"debugger": True, "supported_encryption": ["curve"]}
     assert found.argv == [
         sys.executable,
+        "-I",
+        "-S",
+        "{resource_dir}/launch.py",
         "-Xfrozen_modules=off",
         "-m",
         "savepoint_kernel",
         "-f",
         "{connection_file}",
     ]
+
+
+def test_shim_comes_along(prefix):
+    run_install("--prefix", str(prefix))
+
+    directory = prefix / "share" / "jupyter" / "kernels" / "savepoint"
+    assert (directory / "launch.py").read_text() == Path(launch.__file__).read_text()
+
+
+def test_provisioner_is_named_only_for_the_jupyter_that_has_it(prefix, monkeypatch):
+    run_install("--prefix", str(prefix), "--name", "elsewhere")
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    run_install("--sys-prefix", "--name", "here")
+
+    assert "kernel_provisioner" not in spec_in(prefix, "elsewhere")["metadata"]
+    named = spec_in(prefix, "here")["metadata"]["kernel_provisioner"]
+    assert named == {"provisioner_name": "savepoint-provisioner"}
 
 
 def test_packaged_kernelspec_leaves_the_choice_of_python_to_jupyter():

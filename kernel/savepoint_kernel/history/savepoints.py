@@ -83,7 +83,7 @@ class Savepoints(Options):
     def __init__(
         self,
         shell: Any,
-        connection_key: bytes,
+        connection_key: Callable[[], bytes],
         notice: Callable[[str], None],
         busy: Callable[[], bool],
         **kwargs: Any,
@@ -143,7 +143,7 @@ class Savepoints(Options):
                 compile_cell=self._compile_cell,
                 interrupts=self._shell.interrupts,
                 limits=self,
-                connection_key=self._connection_key,
+                connection_key=self._connection_key(),
                 directory=self.directory,
                 session=self.session,
                 durability=self.durability,

@@ -1,0 +1,215 @@
+"""A standby: a kernel that is ready but for what makes it somebody's.
+
+    made            shell, service threads and sockets exist, one expression was evaluated
+    waiting         nothing is bound; there is no key, no history session, no store
+    handed out      takes the order's limits, directory, environment and stdio; binds the ports of
+                    its connection file and says so; runs start-up files, and serves
+
+It says so when the ports are bound, not before: a client that connects to a port where nobody
+listens tries again only after 100 ms (ZMQ_RECONNECT_IVL), ten times what all of this takes.
+
+What a kernel reads when it is made can't be told it later: configuration files, most options and
+some environment variables are part of the pool's key (`orders.split_arguments`, the manager's
+`keys`).
+
+Threads: the main thread. Service threads run while the standby waits, and have nothing to do; the
+sockets they own are bound on them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+from tornado.ioloop import IOLoop
+
+from . import blas, handover, orders
+from .app import SavepointKernelApp
+from .orders import Order, OrderRefused
+from .parent import ParentWatch
+
+_BIND_TIMEOUT = 10.0
+"""Seconds; a service thread that has nothing to do binds a socket in less than a millisecond."""
+
+
+class StandbyApp(SavepointKernelApp):
+    """A kernel application whose initialization has two halves: `prepare` and `take_over`."""
+
+    waiting = True
+    """True until it is handed out; then it is an application like any."""
+
+    def prepare(self, arguments: Sequence[str]) -> None:
+        """Do what can be done before it is known for whom.
+
+        Args:
+            arguments: the early ones of the kernel.
+        """
+        # With tcp, the default, ipykernel warns of sockets without encryption, and there are none.
+        self.transport = "ipc"
+        self.initialize(list(arguments))
+        self.shell.run_cell("None", silent=True)
+
+    def take_over(self, order: Order, stdio: Sequence[int]) -> None:
+        """Become the kernel that somebody wants, up to the point where clients can connect.
+
+        Args:
+            order: what is wanted.
+            stdio: descriptors for stdin, stdout and stderr.
+
+        Raises:
+            OSError: the connection file can't be read, or a port is taken.
+        """
+        self.waiting = False
+        os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+        self._take_stdio(stdio)
+        _, late = orders.split_arguments(order.arguments)
+        sys.argv[1:] = ["-f", order.connection_file, *order.arguments]
+        self.parse_command_line(late)
+        for configurable in (self.shell, self.kernel, self.kernel.savepoints):
+            configurable.update_config(self.cli_config)
+        importlib.invalidate_caches()
+        self.connection_file = order.connection_file
+        self.init_connection_file()
+        self._bind()
+        self.init_heartbeat()
+        self.write_connection_file()
+
+    def begin(self) -> None:
+        """Do the rest, which clients wait for connected."""
+        blas.restore()
+        self.log_connection_info()
+        self.kernel.record_ports({f"{name}_port": port for name, port in self._ports.items()})
+        self.shell.init_history()
+        self.shell.init_user_ns()
+        session = os.environ.get("JPY_SESSION_NAME")
+        if session:
+            self.shell.user_ns["__session__"] = session
+        self.init_extensions()
+        self.init_code()
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+    def configuration_files(self) -> list[str]:
+        """List the files that this application has read its options from, or would have."""
+        names = {"ipython_config", self.config_file_name.removesuffix(".py")}
+        return [
+            os.path.join(directory, name + suffix)
+            for directory in self.config_file_paths
+            for name in sorted(names)
+            for suffix in (".py", ".json")
+        ]
+
+    def watch(self, parent: int) -> None:
+        """End when the process behind a pidfd has ended."""
+        self.poller = ParentWatch(parent, lambda: self.kernel.savepoints.flush())
+
+    def _take_stdio(self, stdio: Sequence[int]) -> None:
+        os.dup2(stdio[0], 0)
+        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+            # Where output goes is captured; what the capture repeats it on is the order's.
+            target = getattr(stream, "_original_stdstream_copy", None)
+            os.dup2(stdio[number], number if target is None else target, target is None)
+        orders.close_all(stdio)
+
+    def _bind(self) -> None:
+        iopub, control, shell = self.iopub_thread, self.control_thread, self.shell_channel_thread
+        self._bind_on(iopub.io_loop, iopub.socket, "iopub_port")
+        self._bind_on(control.io_loop, self.control_socket, "control_port")
+        self._bind_on(shell.io_loop, self.shell_socket, "shell_port")
+        self._apply_curve_server_options(self.stdin_socket)
+        self.stdin_port: int = self._bind_socket(self.stdin_socket, self.stdin_port)
+        self._apply_curve_client_options(self.debug_shell_socket)
+        self.debug_shell_socket.connect(self.shell_socket.getsockopt(zmq.LAST_ENDPOINT))
+
+    def _bind_on(self, loop: IOLoop, sock: zmq.Socket[Any], port: str) -> None:
+        """Bind a socket on the thread that owns it."""
+        done = threading.Event()
+        failed: list[Exception] = []
+
+        def bind() -> None:
+            try:
+                self._apply_curve_server_options(sock)
+                setattr(self, port, self._bind_socket(sock, getattr(self, port)))
+            except Exception as error:
+                failed.append(error)
+            done.set()
+
+        loop.add_callback(bind)
+        if not done.wait(_BIND_TIMEOUT):
+            raise OSError(f"the thread of {port} does not answer")
+        if failed:
+            raise failed[0]
+
+    # -- halves of `initialize` that wait
+
+    def _bind_socket(self, s: zmq.Socket[Any], port: int) -> int:
+        bound: int = 0 if self.waiting else super()._bind_socket(s, port)
+        return bound
+
+    def init_connection_file(self) -> None:
+        """Read the connection file."""
+        self._unless_waiting(super().init_connection_file)
+
+    def init_heartbeat(self) -> None:
+        """Start the heartbeat."""
+        self._unless_waiting(super().init_heartbeat)
+
+    def write_connection_file(self, **kwargs: Any) -> None:
+        """Write the ports to the connection file, if some were not given."""
+        self._unless_waiting(super().write_connection_file)
+
+    def log_connection_info(self) -> None:
+        """Remember and log how to connect."""
+        self._unless_waiting(super().log_connection_info)
+
+    def init_extensions(self) -> None:
+        """Load IPython extensions."""
+        self._unless_waiting(super().init_extensions)
+
+    def init_code(self) -> None:
+        """Run start-up files."""
+        self._unless_waiting(super().init_code)
+
+    def init_poller(self) -> None:
+        """Do nothing: the order says whom to watch."""
+
+    def _unless_waiting(self, step: Callable[[], None]) -> None:
+        if not self.waiting:
+            step()
+
+
+def live(sock: socket.socket, arguments: Sequence[str]) -> None:
+    """Be a standby, then a kernel. Returns when the kernel has ended, or the daemon is gone.
+
+    Args:
+        sock: to the daemon.
+        arguments: the early ones of the kernel.
+    """
+    sys.argv = [str(Path(__file__).with_name("__main__.py"))]
+    app = StandbyApp.instance()
+    app.prepare(arguments)
+    orders.send(sock, {"pid": os.getpid(), "watch": app.configuration_files()})
+    message, descriptors = orders.receive(sock)
+    if not message:
+        return
+    order = orders.order_of(message["order"])
+    try:
+        handover.take_limits_of(message["client"])
+        handover.enter(order)
+        app.take_over(order, descriptors[:3])
+    except (OrderRefused, OSError) as error:
+        orders.send(sock, {"refused": str(error)})
+        return
+    if descriptors[3:]:
+        app.watch(descriptors[3])
+    orders.send(sock, {"bound": True})
+    sock.close()
+    app.begin()
+    app.start()

@@ -1,0 +1,163 @@
+"""The zygote: has imported what kernels need, and forks.
+
+    daemon ── zygote                 imports, freezes, forks; one thread, never anything else
+       └────── child of it           forks the kernel and ends, so that the kernel's parent is ...
+       └── kernel                    ... the daemon (PR_SET_CHILD_SUBREAPER), or init after it
+
+That the daemon is the parent is why it knows every exit status, and why neither its end nor the
+zygote's ends a kernel. The zygote ends when its socket to the daemon closes.
+
+One thread is a must: fork copies only the thread that calls it, and what the others hold stays
+locked for good. So it is checked after the imports, and a module that starts a thread when it is
+imported can't be preloaded. No zmq context exists here either (it has threads), and BLAS gets one
+thread until the fork (`blas`).
+
+``gc.freeze`` keeps the collector of a child from writing to every object it inherits: memory is
+shared as long as nobody writes to it.
+
+Seeds: `random` reseeds itself after a fork, numpy is reseeded here. Kernels of one zygote have the
+same hash seed (PYTHONHASHSEED), as it can't be changed in a running process.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+import sysconfig
+from pathlib import Path
+
+from . import blas, orders
+
+MODULES = (
+    "savepoint_kernel.standby",
+    "savepoint_kernel.history.assembly",
+    "savepoint_kernel.history.expiry",
+    "savepoint_kernel.history.keeping",
+    "IPython.core.debugger",
+    "IPython.extensions.storemagic",
+    "jedi",
+    "pdb",
+    "psutil",
+    "pydoc",
+    "tornado.platform.asyncio",
+)
+"""What a kernel imports from its start to its first completion."""
+
+
+class PreloadRefused(Exception):
+    """A module that can't be imported before a fork."""
+
+
+def preload(names: list[str]) -> None:
+    """Import modules.
+
+    Raises:
+        PreloadRefused: one of them can't be imported, or starts a thread.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise PreloadRefused(f"{name} can't be imported: {error!r}") from error
+        threads = os.listdir("/proc/self/task")
+        if len(threads) > 1:
+            called = [
+                Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in threads
+            ]
+            raise PreloadRefused(
+                f"importing {name} starts threads ({', '.join(called)}), which a fork would lose: "
+                "leave it out of preload"
+            )
+
+
+def _watched() -> list[str]:
+    """List what changes when the environment does.
+
+    Installers add and remove files, which changes directories. Files are watched one by one where
+    somebody edits them: outside of site-packages.
+    """
+    watched = {path for path in sys.path if path}
+    stdlib = sysconfig.get_path("stdlib")
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file:
+            directory = os.path.dirname(file)
+            if _is_site(directory):
+                watched.add(directory)
+            elif not directory.startswith(stdlib):
+                watched.add(file)
+    for path in sys.path:
+        watched.update(str(file) for file in Path(path or ".").glob("*.pth") if _is_site(path))
+    return sorted(watched)
+
+
+def _is_site(directory: str) -> bool:
+    return "site-packages" in directory or "dist-packages" in directory
+
+
+def serve(control: socket.socket) -> socket.socket | None:
+    """Fork a kernel whenever the daemon asks for one.
+
+    Args:
+        control: to the daemon.
+
+    Returns:
+        In a kernel, its own socket to the daemon. In the zygote None, when the daemon is gone.
+    """
+    while True:
+        message, descriptors = orders.receive(control)
+        if not message:
+            return None
+        child = os.fork()
+        if child == 0:
+            control.close()
+            if os.fork():
+                os._exit(0)
+            return socket.socket(fileno=descriptors[0])
+        os.waitpid(child, 0)
+        orders.close_all(descriptors)
+
+
+def begin_child() -> None:
+    """Make a forked process one that shares no randomness, secrets or signals with its siblings."""
+    os.setsid()  # a signal to the kernel's group is for nobody else
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+    if "multiprocessing.process" in sys.modules:
+        process = sys.modules["multiprocessing.process"].current_process()
+        process.authkey = os.urandom(32)
+    blas.restore()
+
+
+def main() -> None:
+    """``python -m savepoint_kernel.zygote FD``: serve the daemon at the other end of FD."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; it is for the front end
+    request, _ = orders.receive(control)
+    try:
+        with blas.single_threaded():
+            preload([*MODULES, *request["preload"]])
+    except PreloadRefused as error:
+        orders.send(control, {"refused": str(error)})
+        return
+    gc.collect()
+    gc.freeze()
+    orders.send(control, {"ready": True, "watch": _watched()})
+    sock = serve(control)
+    if sock is not None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        begin_child()
+        from .standby import live
+
+        live(sock, request["arguments"])
+
+
+if __name__ == "__main__":
+    # As in `__main__`: what lies in the current directory must not stand in for our modules.
+    if sys.path[0] in ("", os.getcwd()):
+        del sys.path[0]
+    main()

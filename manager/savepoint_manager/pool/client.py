@@ -1,0 +1,212 @@
+"""Asking the daemon: for kernels, and about itself.
+
+Threads: any; each request has a connection of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from savepoint_kernel import launch, orders
+from savepoint_kernel.orders import Message, Order, OrderRefused
+
+ANSWER_TIMEOUT = 30.0
+"""Seconds until a daemon that does not answer is given up on."""
+
+
+class NoPool(Exception):
+    """There is no daemon."""
+
+
+class PoolMissed(Exception):
+    """The daemon has no kernel for this order; the text says why."""
+
+
+def directory_of(env: Mapping[str, str]) -> str:
+    """Return the pool's directory; empty if there is to be no pool."""
+    if env.get(launch.SWITCH_VARIABLE) == "0" or not hasattr(os, "pidfd_open"):
+        return ""
+    return launch.pool_directory(env)
+
+
+def connect(directory: str) -> socket.socket:
+    """Connect to the daemon.
+
+    Raises:
+        NoPool: there is none.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(ANSWER_TIMEOUT)
+    try:
+        sock.connect(str(Path(directory, launch.SOCKET)))
+    except OSError as error:
+        sock.close()
+        raise NoPool(f"no pool in {directory}: {error.strerror or error}") from None
+    return sock
+
+
+def request(directory: str, message: Message) -> Message:
+    """Ask something that has one answer.
+
+    Raises:
+        NoPool: there is no daemon, or it does not answer.
+    """
+    with connect(directory) as sock:
+        try:
+            orders.send(sock, message)
+            answer, descriptors = orders.receive(sock)
+        except OSError as error:
+            raise NoPool(f"the pool in {directory} does not answer: {error}") from None
+    orders.close_all(descriptors)
+    return answer
+
+
+def start_daemon(directory: str, order: Order | None = None) -> None:
+    """Start a daemon, and do not wait for it.
+
+    Args:
+        directory: its own.
+        order: one it shall have standbys for.
+    """
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, its:
+        first = its.fileno()
+        command = [sys.executable, "-m", launch.DAEMON, f"--directory={directory}"]
+        subprocess.Popen(
+            # By way of a process that ends at once: the daemon is not our child.
+            ["/bin/sh", "-c", '"$@" &', "sh", *command, f"--first={first}"],
+            pass_fds=[first],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ).wait()
+        if order is not None:
+            orders.send(ours, {"op": "warm", **order.as_message()})
+
+
+class PooledProcess:
+    """A kernel of the pool, as `subprocess.Popen` would have it.
+
+    Args:
+        pid: its process.
+        pidfd: the same, for good.
+        sock: where the daemon tells its exit status.
+    """
+
+    stdin: IO[bytes] | None = None
+    stdout: IO[bytes] | None = None
+    stderr: IO[bytes] | None = None
+
+    def __init__(self, pid: int, pidfd: int, sock: socket.socket) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._pidfd = pidfd
+        self._sock = sock
+
+    def poll(self) -> int | None:
+        """Return the exit status, None while it runs."""
+        return self._wait(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it runs on.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while self._wait(None if until is None else max(0.0, until - time.monotonic())) is None:
+            if until is not None and time.monotonic() >= until:
+                raise subprocess.TimeoutExpired("savepoint_kernel", timeout or 0.0)
+        assert self.returncode is not None
+        return self.returncode
+
+    def _wait(self, timeout: float | None) -> int | None:
+        if self.returncode is None and _readable(self._pidfd, timeout):
+            self._end()
+        return self.returncode
+
+    def _end(self) -> None:
+        """It has ended: the daemon knows how, if it lives."""
+        self._sock.settimeout(STATUS_TIMEOUT)
+        try:
+            answer, _ = orders.receive(self._sock)
+        except (OSError, OrderRefused):
+            answer = {}
+        self.returncode = answer.get("exit", UNKNOWN)
+        self.close()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the kernel; none if it has ended."""
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Forget it; it runs on if it does."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+            self._sock.close()
+
+
+STATUS_TIMEOUT = 1.0
+"""Seconds the daemon has to tell how a kernel has ended that has."""
+
+UNKNOWN = 1
+"""Exit status of a kernel whose daemon has ended."""
+
+
+def _readable(descriptor: int, timeout: float | None) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+
+def launch_kernel(directory: str, order: Order, stdio: Sequence[int]) -> PooledProcess:
+    """Get a kernel from the pool; its ports are bound when this returns.
+
+    Args:
+        directory: the pool's.
+        order: what kernel.
+        stdio: descriptors for its stdin, stdout and stderr.
+
+    Raises:
+        NoPool: there is no daemon, or it does not answer.
+        PoolMissed: it has no kernel for this order.
+    """
+    sock = connect(directory)
+    try:
+        us = [] if order.detached else [os.pidfd_open(os.getpid())]
+        try:
+            orders.send(sock, {"op": "launch", **order.as_message()}, [*stdio, *us])
+        finally:
+            orders.close_all(us)
+        answer, descriptors = orders.receive(sock)
+    except OrderRefused as error:
+        sock.close()
+        raise PoolMissed(str(error)) from None
+    except OSError as error:
+        sock.close()
+        raise NoPool(f"the pool in {directory} does not answer: {error}") from None
+    if "pid" not in answer:
+        sock.close()
+        orders.close_all(descriptors)
+        raise PoolMissed(answer.get("miss", "the pool has ended"))
+    return PooledProcess(answer["pid"], descriptors[0], sock)

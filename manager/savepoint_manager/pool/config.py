@@ -1,0 +1,60 @@
+"""Options of the pool: ``c.Pool`` in ``jupyter_savepoint_config.py``.
+
+Threads: none of its own.
+"""
+
+from __future__ import annotations
+
+from traitlets import Float, Int, List, Unicode
+from traitlets.config import LoggingConfigurable
+
+
+class Pool(LoggingConfigurable):
+    """What the daemon keeps ready."""
+
+    min_idle = Int(
+        2,
+        min=0,
+        help="""Standbys kept for each key (interpreter, options, environment). 0 keeps only the
+        zygote: kernels are forked when they are asked for.""",
+    ).tag(config=True)
+    preload = List(
+        Unicode(),
+        help="""Modules that zygotes import besides what a kernel needs: numpy, pandas, ... Their
+        memory is shared by all kernels. A module that starts threads when it is imported can't be
+        among them.""",
+    ).tag(config=True)
+    max_keys = Int(
+        4,
+        min=1,
+        help="Keys standbys are kept for. The one that was asked for longest ago makes room.",
+    ).tag(config=True)
+    refill_delay = Float(
+        1.0,
+        min=0.0,
+        help="Seconds from the hand-out of a standby until its successor is made.",
+    ).tag(config=True)
+    refill_load = Float(
+        70.0,
+        min=0.0,
+        help="""Percent of all CPUs in use above which making standbys waits, at most
+        refill_patience seconds.""",
+    ).tag(config=True)
+    refill_patience = Float(15.0, min=0.0, help="See refill_load.").tag(config=True)
+    max_age = Float(
+        3600.0,
+        min=0.0,
+        help="Seconds after which a standby that nobody took is replaced. 0 means never.",
+    ).tag(config=True)
+    acquire_timeout = Float(
+        10.0,
+        min=0.1,
+        help="""Seconds in which a standby must have bound its ports; after that the front end
+        starts a kernel by itself.""",
+    ).tag(config=True)
+    idle_timeout = Float(
+        3600.0,
+        min=0.0,
+        help="""Seconds after which the daemon ends if no kernel of the pool lives and none was
+        asked for. 0 means never.""",
+    ).tag(config=True)

@@ -1,0 +1,339 @@
+"""The daemon: ``python -m savepoint_manager.pool.daemon``, one per user and machine.
+
+    launch    an order, with stdio and a pidfd -> {"pid"} when the ports are bound, and a pidfd;
+              {"exit"} when the kernel has ended. {"miss": reason}: start one yourself
+    warm      an order -> nothing; standbys like it are kept from now on
+    status    -> what `status` says
+    stop      -> {}; the kernels go on
+
+It is started by whoever finds none, and ends when it is no longer used. Killing it ends no kernel:
+their front ends hold pidfds of them and connections to their ports.
+
+Only processes of the same user are answered. The directory of the socket is 0700 and the socket
+0600, and the system tells who connects (SO_PEERCRED).
+
+Threads: one, an asyncio event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from jupyter_core.application import JupyterApp
+from traitlets import Int, Unicode
+
+from savepoint_kernel import launch, orders
+from savepoint_kernel.orders import Message, Order, OrderRefused
+
+from .channel import Channel
+from .config import Pool
+from .keys import Key, key_of
+from .reaper import Reaper
+from .standbys import NoStandby, Standby, Standbys
+from .status import describe
+
+BACKLOG = 512
+LOG_SIZE = 1 << 20
+"""Bytes at which the log of the last daemon is not continued."""
+
+
+class AnotherDaemon(Exception):
+    """There is one already."""
+
+
+class Daemon:
+    """Answers on the pool's socket.
+
+    Args:
+        directory: where that is.
+        config: of the pool.
+        log_file: stdout and stderr of zygotes.
+    """
+
+    def __init__(self, directory: Path, config: Pool, log_file: IO[Any]) -> None:
+        self.config = config
+        self.pools: dict[Key, Standbys] = {}
+        self.kernels: dict[int, Key] = {}
+        self.started = time.time()
+        self._directory = directory
+        self._log_file = log_file
+        self._log: Any = config.log
+        self._reaper = Reaper()
+        self._stopped = asyncio.Event()
+        self._clients: set[asyncio.Task[None]] = set()
+        self._forking = asyncio.Semaphore(max(2, os.cpu_count() or 1))
+        self._last_used = time.monotonic()
+
+    async def serve(self, first: socket.socket | None) -> None:
+        """Answer until told to stop, or for long not needed.
+
+        Args:
+            first: a connection that is there already.
+
+        Raises:
+            AnotherDaemon: there is one already.
+        """
+        lock = _lock(self._directory)
+        try:
+            self._reaper.start()
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stopped.set)
+            listener = _listen(self._directory / launch.SOCKET)
+            try:
+                if first is not None:
+                    self._accept(first)
+                loop.add_reader(listener, self._accept_next, listener)
+                await self._until_unused()
+            finally:
+                loop.remove_reader(listener)
+                (self._directory / launch.SOCKET).unlink(missing_ok=True)
+                listener.close()
+            for task in list(self._clients):
+                task.cancel()
+            await asyncio.gather(*self._clients, return_exceptions=True)
+            await asyncio.gather(*(pool.stop() for pool in self.pools.values()))
+        finally:
+            os.close(lock)
+
+    async def _until_unused(self) -> None:
+        while not self._stopped.is_set():
+            timeout = self.config.idle_timeout
+            wait = None
+            if timeout:
+                wait = max(0.1, self._last_used + timeout - time.monotonic())
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), wait)
+            if timeout and not self.kernels and time.monotonic() >= self._last_used + timeout:
+                self._log.info("Not used for %g s, ending", timeout)
+                return
+            if self.kernels:
+                self._last_used = time.monotonic()
+
+    def _accept_next(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            self._accept(listener.accept()[0])
+
+    def _accept(self, sock: socket.socket) -> None:
+        task = asyncio.create_task(self._serve_client(Channel(sock)))
+        self._clients.add(task)
+        task.add_done_callback(self._clients.discard)
+
+    async def _serve_client(self, channel: Channel) -> None:
+        descriptors: list[int] = []
+        try:
+            pid, uid = channel.peer()
+            if uid != os.getuid():
+                raise OrderRefused(f"user {uid} is not {os.getuid()}")
+            message, descriptors = await channel.receive()
+            if message:
+                await self._serve_request(channel, pid, message, descriptors)
+        except OrderRefused as error:
+            self._log.warning("Refused: %s", error)
+            with contextlib.suppress(OSError):
+                channel.send({"miss": str(error)})
+        except OSError as error:
+            self._log.info("A client is gone: %s", error)
+        except Exception:
+            self._log.exception("A request failed")
+        finally:
+            orders.close_all(descriptors)
+            channel.close()
+
+    async def _serve_request(
+        self, channel: Channel, client: int, message: Message, descriptors: list[int]
+    ) -> None:
+        kind = message.get("op")
+        if kind == "status":
+            channel.send(describe(self))
+        elif kind == "stop":
+            channel.send({})
+            self._stopped.set()
+        elif kind == "warm":
+            order = orders.order_of(message)
+            pool = self._pool_for(order)
+            pool.configure(message.get("min_idle"), message.get("preload"))
+            channel.send({"key": pool.key.name})
+        elif kind == "launch":
+            if len(descriptors) < 3:
+                raise OrderRefused("a launch needs descriptors for stdin, stdout and stderr")
+            await self._launch(channel, client, orders.order_of(message), descriptors)
+        else:
+            raise OrderRefused(f"{kind!r} is no request")
+
+    # -- launching
+
+    async def _launch(
+        self, channel: Channel, client: int, order: Order, descriptors: list[int]
+    ) -> None:
+        self._last_used = began = time.monotonic()
+        pool = self._pool_for(order)
+        try:
+            standby, how = await self._standby_of(pool)
+        except NoStandby as miss:
+            pool.counts.miss(str(miss))
+            channel.send({"miss": str(miss)})
+            return
+        status = self._reaper.status(standby.pid)
+        try:
+            await asyncio.wait_for(
+                self._hand_out(standby, client, order, descriptors), self.config.acquire_timeout
+            )
+            pidfd = os.pidfd_open(standby.pid)
+        except (NoStandby, OrderRefused, OSError, asyncio.TimeoutError) as error:
+            reason = str(error) or "a standby did not answer"
+            pool.counts.miss(reason)
+            await self._kill(standby, status)
+            channel.send({"miss": reason})
+            return
+        finally:
+            standby.channel.close()
+        setattr(pool.counts, how, getattr(pool.counts, how) + 1)
+        pool.counts.acquire_ms.append((time.monotonic() - began) * 1000)
+        self.kernels[standby.pid] = pool.key
+        try:
+            try:
+                channel.send({"pid": standby.pid}, [pidfd])
+            except OSError:  # nobody knows it: nobody would end it
+                await self._kill(standby, status)
+                raise
+            finally:
+                os.close(pidfd)
+            code = await asyncio.shield(status)
+            self._log.info("Kernel %d has ended: %d", standby.pid, code)
+            with contextlib.suppress(OSError):
+                channel.send({"exit": code})
+        finally:
+            if status.done():
+                del self.kernels[standby.pid]
+
+    async def _standby_of(self, pool: Standbys) -> tuple[Standby, str]:
+        try:
+            return pool.take(), "standby"
+        except NoStandby:
+            return await pool.fork(), "fork"
+
+    async def _hand_out(
+        self, standby: Standby, client: int, order: Order, descriptors: list[int]
+    ) -> None:
+        message = {"order": order.as_message(), "client": client}
+        standby.channel.send(message, descriptors)
+        answer, _ = await standby.channel.receive()
+        if "bound" not in answer:
+            raise NoStandby(answer.get("refused", "a standby ended when it was handed out"))
+
+    async def _kill(self, standby: Standby, status: asyncio.Future[int]) -> None:
+        if not status.done():
+            os.kill(standby.pid, signal.SIGKILL)
+            await asyncio.shield(status)
+
+    def _pool_for(self, order: Order) -> Standbys:
+        key = key_of(order)
+        pool = self.pools.get(key)
+        if pool is None:
+            if len(self.pools) >= self.config.max_keys:
+                oldest = min(self.pools.values(), key=lambda pool: pool.last_used)
+                del self.pools[oldest.key]
+                task = asyncio.create_task(oldest.stop())
+                self._clients.add(task)
+                task.add_done_callback(self._clients.discard)
+            pool = Standbys(key, order, self.config, self._reaper, self._forking, self._log_file)
+            self.pools[key] = pool
+            pool.start()
+        return pool
+
+
+def _lock(directory: Path) -> int:
+    """Hold the lock of a directory until this process ends."""
+    lock = os.open(directory / "pool.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise AnotherDaemon(f"the pool in {directory} has a daemon") from None
+    return lock
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)  # of a daemon that was killed; the lock is ours
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.setblocking(False)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def private_directory(path: str) -> Path:
+    """Make the pool's directory, or make sure that it is nobody else's.
+
+    Raises:
+        PermissionError: it is.
+    """
+    directory = Path(path)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = directory.stat()
+    if status.st_uid != os.getuid():
+        raise PermissionError(f"{directory} belongs to user {status.st_uid}: remove it")
+    if status.st_mode & 0o077:
+        directory.chmod(0o700)
+    return directory
+
+
+class DaemonApp(JupyterApp):
+    """Starts the daemon."""
+
+    name = "jupyter-savepoint"  # whose configuration files it reads
+    description = "Keeps warm kernels for all front ends of a user."
+    classes = [Pool]
+    aliases = {"first": "DaemonApp.first", "directory": "DaemonApp.directory"}
+    first = Int(-1, help="Descriptor of a connection that is there already.").tag(config=True)
+    directory = Unicode(help="Directory of the socket.").tag(config=True)
+
+    def start(self) -> None:
+        """Serve; whoever started us has gone on."""
+        super().start()
+        directory = private_directory(self.directory or launch.pool_directory(os.environ))
+        first = socket.socket(fileno=self.first) if self.first >= 0 else None
+        log_file = _redirect(directory / "pool.log")
+        self.log.setLevel(logging.INFO)
+        with log_file:
+            daemon = Daemon(directory, Pool(parent=self), log_file)
+            with contextlib.suppress(AnotherDaemon):
+                asyncio.run(daemon.serve(first))
+
+
+def _redirect(path: Path) -> IO[Any]:
+    """Make a log of stdout and stderr, which belong to whoever started us."""
+    too_long = path.exists() and path.stat().st_size > LOG_SIZE
+    log_file = open(path, "w" if too_long else "a", opener=_private)  # noqa: SIM115
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(log_file.fileno(), 1)
+    os.dup2(log_file.fileno(), 2)
+    os.chdir("/")
+    return log_file
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+if __name__ == "__main__":
+    if sys.path[0] in ("", os.getcwd()):
+        del sys.path[0]
+    DaemonApp.launch_instance()

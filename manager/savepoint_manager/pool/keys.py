@@ -1,0 +1,83 @@
+"""Which standbys fit which orders: what a kernel can't be told after it was made.
+
+Threads: none of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from savepoint_kernel.orders import Order, split_arguments
+
+_PREFIXES = tuple("PYTHON LD_ DYLD_ LC_ MALLOC_ GLIBC_ MKL_ KMP_ CUDA_ NUMEXPR_".split())
+_NAMES = frozenset(
+    """
+    BLIS_NUM_THREADS GOMP_CPU_AFFINITY GOTO_NUM_THREADS HOME IPYTHONDIR IPYTHON_CELL_DIR
+    IPY_TEST_SIMPLE_PROMPT LANG LANGUAGE MPLBACKEND MPLCONFIGDIR OMP_DYNAMIC OMP_NUM_THREADS
+    OMP_PROC_BIND OMP_SCHEDULE OPENBLAS_CORETYPE OPENBLAS_NUM_THREADS VECLIB_MAXIMUM_THREADS
+    XDG_CACHE_HOME XDG_CONFIG_HOME
+    """.split()
+)
+"""Variables read by the interpreter, the C library, IPython or numeric libraries when they start.
+All others take effect when a program reads them, and a standby has the order's by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What standbys of one kind have in common.
+
+    Attributes:
+        executable: the Python.
+        options: of that Python.
+        arguments: of the kernel, as far as it reads them when it is made.
+        variables: of the environment, likewise.
+    """
+
+    executable: str
+    options: tuple[str, ...]
+    arguments: tuple[str, ...]
+    variables: tuple[tuple[str, str], ...]
+
+    @property
+    def name(self) -> str:
+        """A short name: the same in every daemon."""
+        return hashlib.sha256(repr(self).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def key_of(order: Order) -> Key:
+    """Find out which standbys can carry an order out."""
+    early, _ = split_arguments(order.arguments)
+    variables = sorted(
+        (name, value)
+        for name, value in order.env.items()
+        if name in _NAMES or name.startswith(_PREFIXES)
+    )
+    return Key(order.executable, tuple(order.options), tuple(early), tuple(variables))
+
+
+class Fingerprint:
+    """Tells whether files have changed since they were looked at.
+
+    A directory's time changes when a file is added, removed or replaced in it, as installers do.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._times = {path: _time(path) for path in paths}
+
+    def add(self, paths: Iterable[str]) -> None:
+        """Watch more."""
+        self._times.update((path, _time(path)) for path in paths if path not in self._times)
+
+    def changed(self) -> str | None:
+        """Return a path that is not as it was, None if there is none."""
+        return next((path for path, time in self._times.items() if _time(path) != time), None)
+
+
+def _time(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None  # that is a state too: it may appear

@@ -1,0 +1,132 @@
+"""``savepoint-provisioner``: kernels from the pool for everything that uses jupyter_client.
+
+For kernelspecs that are not Savepoint's, and whenever the pool has no kernel, it is
+jupyter_client's LocalProvisioner.
+
+Threads: whatever jupyter_client runs it on; asking the daemon is left to a worker thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from traitlets import Bool
+
+from savepoint_kernel import launch
+from savepoint_kernel.orders import Order
+
+from .client import NoPool, PooledProcess, PoolMissed, directory_of, launch_kernel, start_daemon
+
+_KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "independent", "kernel_id", "extra_arguments"}
+"""What may be asked of a kernel of the pool, of all that Popen can do."""
+
+
+class SavepointProvisioner(LocalProvisioner):
+    """Takes kernels from the pool, or starts them."""
+
+    use_pool = Bool(True, help="Take kernels from the pool.").tag(config=True)
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Get a kernel that has bound its ports, or start one."""
+        command = without_shim(cmd)
+        process = None
+        order = _order_of(command, kwargs)
+        if self.use_pool and order is not None:
+            process = await asyncio.to_thread(self._from_pool, order, kwargs)
+        if process is None:
+            return await super().launch_kernel(command, **kwargs)
+        self.process = process  # type: ignore[assignment]
+        self.pid = self.pgid = process.pid
+        self.cwd = order.cwd if order is not None else None
+        return self.connection_info
+
+    def _from_pool(self, order: Order, kwargs: Mapping[str, Any]) -> PooledProcess | None:
+        directory = directory_of(order.env)
+        if not directory:
+            return None
+        try:
+            with _stdio(kwargs) as (descriptors, streams):
+                process = launch_kernel(directory, order, descriptors)
+                for name, stream in streams.items():
+                    setattr(process, name, stream)
+                return process
+        except PoolMissed as miss:
+            self.log.debug("Starting a kernel, as the pool has none: %s", miss)
+        except NoPool as error:
+            self.log.debug("Starting a kernel, and the pool for the next: %s", error)
+            start_daemon(directory, order)
+        return None
+
+
+def without_shim(command: Sequence[str]) -> list[str]:
+    """Return the command a kernelspec means, without the shim for front ends that know no pool."""
+    isolated, script = list(command[1:3]) == ["-I", "-S"], Path(*command[3:4]).name
+    if isolated and script == Path(launch.__file__).name:
+        return [command[0], *command[4:]]
+    return list(command)
+
+
+def _order_of(command: Sequence[str], kwargs: Mapping[str, Any]) -> Order | None:
+    """Spell what is wanted as an order; None if the pool can't have it."""
+    parts = launch.split_command(command[1:])
+    if parts is None or not kwargs.keys() <= _KNOWN:
+        return None
+    options, connection_file, arguments = parts
+    cwd = os.path.abspath(os.path.expanduser(kwargs.get("cwd") or "."))
+    env = dict(os.environ if kwargs.get("env") is None else kwargs["env"])
+    detached = bool(kwargs.get("independent"))
+    if not detached:
+        env["JPY_PARENT_PID"] = str(os.getpid())  # as jupyter_client's launcher
+    return Order(
+        executable=os.path.expanduser(command[0]),
+        options=options,
+        arguments=arguments,
+        connection_file=os.path.join(cwd, connection_file),
+        cwd=cwd,
+        env=env,
+        detached=detached,
+    )
+
+
+@contextmanager
+def _stdio(
+    kwargs: Mapping[str, Any],
+) -> Iterator[tuple[list[int], dict[str, IO[bytes]]]]:
+    """Open what Popen would give to a child: yields descriptors, and our ends of pipes by name."""
+    with ExitStack() as ours:
+        descriptors: list[int] = []
+        streams: dict[str, IO[bytes]] = {}
+
+        def opened(descriptor: int) -> int:
+            ours.callback(os.close, descriptor)
+            return descriptor
+
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            wanted = kwargs.get(name)
+            if wanted is None and name != "stdin":
+                descriptors.append(number)
+            elif wanted is None or wanted == subprocess.DEVNULL:
+                descriptors.append(opened(os.open(os.devnull, os.O_RDWR)))
+            elif wanted == subprocess.PIPE:
+                read, write = os.pipe()
+                its, other = (read, write) if name == "stdin" else (write, read)
+                descriptors.append(opened(its))
+                streams[name] = os.fdopen(other, "wb" if name == "stdin" else "rb")
+            elif wanted == subprocess.STDOUT:
+                descriptors.append(descriptors[1])
+            else:
+                descriptors.append(wanted if isinstance(wanted, int) else wanted.fileno())
+        try:
+            yield descriptors, streams
+        except BaseException:
+            for stream in streams.values():
+                stream.close()
+            raise

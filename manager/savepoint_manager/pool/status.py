@@ -1,0 +1,64 @@
+"""What ``jupyter savepoint pool status`` says.
+
+Threads: the daemon's event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from savepoint_kernel.orders import Message
+
+if TYPE_CHECKING:
+    from .daemon import Daemon
+    from .standbys import Standbys
+
+
+def describe(daemon: Daemon) -> Message:
+    """Describe the pool; times are seconds unless they say otherwise, memory is bytes."""
+    return {
+        "pid": os.getpid(),
+        "age": time.time() - daemon.started,
+        "kernels": len(daemon.kernels),
+        "keys": [_describe_key(daemon, pool) for pool in daemon.pools.values()],
+    }
+
+
+def _describe_key(daemon: Daemon, pool: Standbys) -> Message:
+    counts = pool.counts
+    times = sorted(counts.acquire_ms)
+    quantiles = statistics.quantiles(times, n=20) if len(times) > 1 else times * 19
+    now = time.monotonic()
+    return {
+        "key": pool.key.name,
+        "executable": pool.key.executable,
+        "arguments": list(pool.key.arguments),
+        "preload": pool.preload,
+        "min_idle": pool.min_idle,
+        "standbys": [standby.pid for standby in pool.idle],
+        "warming": pool.warming,
+        "zygote": pool.zygote,
+        "problem": pool.problem,
+        "in_use": sum(key == pool.key for key in daemon.kernels.values()),
+        "hits": {"standby": counts.standby, "fork": counts.fork},
+        "misses": dict(counts.missed),
+        "acquire_ms": {"p50": quantiles[9], "p95": quantiles[18]} if quantiles else None,
+        "created": counts.created,
+        "recycled": counts.recycled,
+        "died": counts.died,
+        "oldest": max((now - standby.born for standby in pool.idle), default=None),
+        "pss": sum(_pss(standby.pid) for standby in pool.idle),
+    }
+
+
+def _pss(pid: int) -> int:
+    """Proportional set size: memory shared by n processes counts a n-th. 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
