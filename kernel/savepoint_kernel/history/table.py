@@ -80,6 +80,14 @@ class TableWriter:
             groups: see `Table`.
             ranks: the same; never changed afterwards.
         """
+        try:
+            self._update(groups, ranks)
+        except BaseException:
+            self._buckets = []  # which of them are stored is not known: begin anew the next time
+            raise
+        return list(self._addresses)
+
+    def _update(self, groups: Collection[Group], ranks: Mapping[str, int]) -> None:
         count = 1
         while count * PER_BUCKET < len(groups):
             count *= 2  # by steps, so that buckets seldom move
@@ -108,7 +116,6 @@ class TableWriter:
             dirty.add(entry.hash % count)
         for index in dirty:
             self._addresses[index] = self._put_bucket(_joined(self._buckets[index].values()))
-        return list(self._addresses)
 
     def _put_bucket(self, bucket: memoryview) -> bytes:
         if len(bucket) <= LARGEST:
