@@ -240,9 +240,10 @@ def test_namespace_that_was_cleared_is_whole_again(own_kernel):
     own_kernel.ok("%timeline")
 
 
-def test_value_that_cannot_be_loaded_is_named_and_the_rest_is_rolled_back(kernel):
+@pytest.mark.parametrize("reduced", ["(int, ('not a number',))", "(sys.exit, ())"])
+def test_value_that_cannot_be_loaded_is_named_and_the_rest_is_rolled_back(kernel, reduced):
     kernel.ok(
-        "class Strange:\n    def __reduce__(self): return (int, ('not a number',))\n"
+        f"import sys\nclass Strange:\n    def __reduce__(self): return {reduced}\n"
         "s = Strange(); s.v = 1; x = [1]"
     )
     result = fail(kernel, "s.v = 2; s = 3; x.append(2); 1/0")

@@ -349,14 +349,13 @@ class Checkout:
     ) -> Staging:
         """Load with the process as it was: a module may be on the path of that time only."""
         before = self._present.participants.capture()
-        self._restore_process(target)
         try:
+            self._restore_process(target)
             # A module that is gone from this place is no reason to restore nothing.
             names = names_of(groups) if strict else ()
             return self._stage(groups, view, live, {n for n in names if not is_attribute(n)})
-        except UnrestorableState:
+        finally:
             self._present.participants.restore(before)
-            raise
 
     def table(self, commit: Commit) -> Table:
         """Return what a commit holds."""

@@ -135,7 +135,9 @@ def load(group: Group, namespace: dict[str, Any], source: Source) -> Loaded:
 def _explained(group: Group) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a __setstate__ may raise SystemExit
         raise UnrestorableState(
             f"{', '.join(sorted(group.names))} can't be loaded, so nothing was restored: "
             f"{type(error).__name__}: {error}. Name the others to restore those"
