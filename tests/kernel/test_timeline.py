@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from savepoint_kernel.exceptions import QuotaExceeded
+from savepoint_kernel.history.table import TableWriter, read
+from savepoint_kernel.state.imager import Dropped, Group
 
 from .harness import Kernel, Message, start_kernel
 
@@ -486,8 +491,12 @@ def test_module_from_a_path_the_session_added_is_found_again(tmp_path):
     with start_kernel(session) as kernel:
         kernel.ok(f"import sys\nsys.path.append({str(tmp_path)!r})")
         kernel.ok("from of_the_session import Thing\nthing = Thing()")
+        number = last_commit(kernel)["number"]
         kernel.client.shutdown()
         kernel.manager.provisioner.process.wait(30)
+    with start_kernel(session) as kernel:
+        kernel.ok(f"%restore {number} thing\nimport sys")
+        assert kernel.eval(f"thing.value, {str(tmp_path)!r} in sys.path") == "(3, False)"
     with start_kernel(session) as kernel:
         kernel.ok("%restore")
         assert kernel.eval("thing.value") == "3"
@@ -683,3 +692,43 @@ def test_object_that_cannot_be_saved_is_found_by_undo_after_it_was_let_go(own_ke
     own_kernel.ok("held = 1")
     own_kernel.ok("%undo")
     assert own_kernel.eval("list(held)") == "['lock']"
+
+
+def test_object_that_cannot_be_saved_is_held_again_once_an_undo_has_found_it(own_kernel):
+    others = "\n".join(f"g{i} = (n for n in ())" for i in range(101))
+    own_kernel.ok(f"x = zip(n for n in 'ab')\n{others}")  # no weak reference to it is possible
+    own_kernel.ok("del x")
+    own_kernel.ok("%undo")
+    own_kernel.ok(others)
+    own_kernel.run("%%transaction\n1/0")
+    assert own_kernel.eval("type(x)") == "zip"
+    own_kernel.ok("del x")
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("next(x)") == "('a',)"
+
+
+def test_table_of_which_a_part_could_not_be_stored_is_stored_whole_the_next_time():
+    chunks: dict[bytes, bytes] = {}
+    full = False
+
+    def put(chunk: bytes | memoryview) -> bytes:
+        if full and len(chunks) > 4:
+            raise QuotaExceeded
+        address = hashlib.sha256(chunk).digest()
+        chunks[address] = bytes(chunk)
+        return address
+
+    def groups(reason: str) -> list[Group]:
+        return [Group(None, frozenset(), {name: Dropped("a type", reason, name)}) for name in ranks]
+
+    ranks = {f"name{i}": i for i in range(100)}
+    writer = TableWriter(put)
+    assert len(writer.write(groups("before"), ranks)) == 4
+    after, full = groups("after"), True
+    with pytest.raises(QuotaExceeded):
+        writer.write(after, ranks)
+    full = False
+    table = read(writer.write(after, ranks), chunks.__getitem__)
+    assert {group.dropped[name].reason for group in table.groups for name in group.dropped} == {
+        "after"
+    }

@@ -21,7 +21,7 @@ import inspect
 import itertools
 import uuid
 import weakref
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -109,7 +109,7 @@ class LiveReferences:
         self._process = uuid.uuid4().hex  # keys of other processes mean nothing here
         self._numbers = itertools.count(1)
         self._objects: OrderedDict[str, Callable[[], Any]] = OrderedDict()
-        self._released: deque[str] = deque()
+        self._released: OrderedDict[str, None] = OrderedDict()
         self._put: dict[str, _Put] = {}
         self._labels: dict[str, str] = {}
         self._keys: dict[int, str] = {}
@@ -119,6 +119,7 @@ class LiveReferences:
     def key_of(self, value: Any) -> str:
         """Return the key of an object; the same one as long as it lives."""
         key = self._known_key(value) or self._new_key(value)
+        self._released.pop(key, None)  # the present state has it again
         if key not in self._objects:
             try:
                 self._objects[key] = weakref.ref(value, _Forget(self, key, id(value)))
@@ -141,9 +142,10 @@ class LiveReferences:
 
         Not at once: an undo may lead back to it.
         """
-        self._released.append(key)
+        self._released[key] = None
         if len(self._released) > KEPT:
-            self._let_go(self._released.popleft())
+            oldest, _ = self._released.popitem(last=False)
+            self._let_go(oldest)
 
     def _let_go(self, key: str) -> None:
         held = self._objects.get(key)
