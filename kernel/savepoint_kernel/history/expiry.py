@@ -80,10 +80,11 @@ class Usage:
         """
         packs = directory / PACKS
         times, size = [packs.stat().st_mtime], 0
-        for entry in os.scandir(packs):
-            status = entry.stat(follow_symlinks=False)
-            times.append(status.st_mtime)
-            size += status.st_size
+        with os.scandir(packs) as entries:  # which may be gone by now
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                times.append(status.st_mtime)
+                size += status.st_size
         return cls(max(times), size)
 
 
