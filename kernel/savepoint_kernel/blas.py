@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
@@ -34,6 +36,7 @@ def single_threaded() -> Iterator[None]:
     os.environ.update(dict.fromkeys(NAMES, "1"))
     try:
         yield
+        _libraries()
     finally:
         for name, value in before.items():
             if value is None:
@@ -42,10 +45,17 @@ def single_threaded() -> Iterator[None]:
                 os.environ[name] = value
 
 
+@cache
+def _libraries() -> list[Any]:
+    """Return those that are loaded; none are loaded after the fork unless a kernel does it."""
+    libraries: list[Any] = ThreadpoolController().lib_controllers
+    return libraries
+
+
 def restore() -> None:
     """Give the loaded libraries the threads that the environment and the CPUs say."""
     cpus = len(os.sched_getaffinity(0))
-    for library in ThreadpoolController().lib_controllers:
+    for library in _libraries():
         names = VARIABLES.get(library.internal_api, ())
         wanted = next((os.environ[name] for name in names if name in os.environ), "")
         count = wanted.partition(",")[0]  # OMP_NUM_THREADS may list nested levels
