@@ -24,6 +24,7 @@ from ..serialize.pickler import dumps
 from ..state.imager import Dropped, Group, measure, names_of, unsaved
 from ..state.namespace import Uses
 from ..state.process import Participants, ProcessState
+from ..state.tracker import Look
 from ..state.view import is_output
 from .checkout import Base, Checkout, Restored
 from .commit import CellInfo, Commit
@@ -40,7 +41,7 @@ class Timeline:
     Args:
         present: the namespace, and the process around it.
         store: where commits go.
-        hold: keeps interrupts back while the namespace is changed.
+        hold: keeps interrupts back while the namespace, or what is known of it, is changed.
 
     Attributes:
         branch: that of the next commit.
@@ -51,6 +52,7 @@ class Timeline:
     ) -> None:
         self._present = present
         self._store = store
+        self._hold = hold
         self._tables = TableWriter(store.put)
         self.log = CommitLog(store)
         self._checkout = Checkout(present, store, self.log, hold)
@@ -162,53 +164,58 @@ class Timeline:
         changed = any(not is_output(name) for name in changes)
         if only_changes and not changed and not process_changed and not reordered:
             return None  # what a front end displays is no change to come back to
-        present.adopt(look)
-        present.ranks = ranks
-        if tokens_changed or process.names != present.process_addresses.keys():
-            kept = process.names.difference(tokens_changed)
-            present.process_addresses = self._store_process(process, kept)
-        present.process = process
-        dropped = {
-            name: str(reason)
-            for group in self.groups
-            if group.dropped
-            for name, reason in group.dropped.items()
-        }
-        names_changed = names_of(look.new) - look.relinked
-        # Attributes of modules are looked at every time, whether or not something touches them.
-        touched = look.touched & dropped.keys() - present.view.attributes - names_changed
-        if touched and present.stores:
-            names_changed |= touched
-            touched = frozenset()
-        commit = Commit(
-            number=self.log.next_number,
-            parent=None if self._head is None else self._head.number,
-            time=time.time(),
-            branch=self.log.branch_after(self._head, self.branch),
-            kind=kind,
-            cell=cell,
-            message=message,
-            added=tuple(name for name in view if name not in before),
-            changed=tuple(name for name in view if name in names_changed and name in before),
-            removed=tuple(sorted(before - view.keys())),
-            touched=tuple(name for name in view if name in touched and name in before),
-            process_changed=tuple(process_changed),
-            dropped=dropped,
-            stored_bytes=0,
-            ms=0.0,
-            verified="touched" if look.defeat is None else "full",
-            buckets=tuple(address.hex() for address in self._tables.write(self.groups, ranks)),
-            process=present.process_addresses,
-        )
-        commit = replace(
-            commit,
-            stored_bytes=self._store.stored_bytes - stored,
-            ms=round((time.perf_counter() - began) * 1000, 3),
-        )
-        self._add(commit)
+        addresses = present.process_addresses
+        if tokens_changed or process.names != addresses.keys():
+            addresses = self._store_process(process, process.names.difference(tokens_changed))
+        # An interrupt in between would leave a change that is known, and that no commit names.
+        with self._hold():
+            present.adopt(look)
+            present.ranks, present.process = ranks, process
+            present.process_addresses = addresses
+            dropped = {
+                name: str(reason) for group in self.groups for name, reason in group.dropped.items()
+            }
+            names_changed, touched = self._changes(look, dropped)
+            commit = Commit(
+                number=self.log.next_number,
+                parent=None if self._head is None else self._head.number,
+                time=time.time(),
+                branch=self.log.branch_after(self._head, self.branch),
+                kind=kind,
+                cell=cell,
+                message=message,
+                added=tuple(name for name in view if name not in before),
+                changed=tuple(name for name in view if name in names_changed and name in before),
+                removed=tuple(sorted(before - view.keys())),
+                touched=tuple(name for name in view if name in touched and name in before),
+                process_changed=tuple(process_changed),
+                dropped=dropped,
+                stored_bytes=0,
+                ms=0.0,
+                verified="touched" if look.defeat is None else "full",
+                buckets=tuple(address.hex() for address in self._tables.write(self.groups, ranks)),
+                process=addresses,
+            )
+            commit = replace(
+                commit,
+                stored_bytes=self._store.stored_bytes - stored,
+                ms=round((time.perf_counter() - began) * 1000, 3),
+            )
+            self._add(commit)
         if policy is Unsaved.PICKLE_OR_ERROR:
             _require_saved(self.unsaved, f"commit {commit.number} was made without them")
         return commit
+
+    def _changes(
+        self, look: Look, dropped: Collection[str]
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the names that have changed, and those not saved that may have."""
+        changed = names_of(look.new) - look.relinked
+        # Attributes of modules are looked at every time, whether or not something touches them.
+        touched = look.touched.intersection(dropped) - self._present.view.attributes - changed
+        if touched and self._present.stores:
+            return changed | touched, frozenset()
+        return changed, touched
 
     def _add(self, commit: Commit) -> None:
         self.log.add(commit)
