@@ -44,15 +44,16 @@ class Watchdog:
             yield
             return
         assert threading.current_thread() is threading.main_thread()
-        self._arm(seconds)
         try:
-            yield
+            try:
+                self._arm(seconds)
+                yield
+            finally:
+                self._disarm()
         except KeyboardInterrupt:
-            if not self._disarm():
+            if not self._disarm():  # it may have been interrupted itself
                 raise
             raise exceeded from None
-        finally:
-            self._disarm()
 
     def _arm(self, seconds: float) -> None:
         with self._changed:
