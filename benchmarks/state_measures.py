@@ -12,7 +12,7 @@ import psutil  # type: ignore[import-untyped]
 from fleet import Fleet, Plan, interleave
 from harness import Kernel, KernelError
 from report import Row, Series, Target
-from state_subjects import Sample, Savepoint, Subject, settle
+from state_subjects import Restorable, Sample, Savepoint, Subject, settle
 from state_workload import LOOPS, ROLLBACK_MS, VERIFY_MS_PER_GB, Kind, kinds
 
 CELLS = 30
@@ -201,14 +201,18 @@ def memory(bench: Bench) -> list[Row]:
 def restore(bench: Bench) -> list[Row]:
     """Everything back in a new process, after the one before was killed."""
     row = Row("restore of everything in a new process", "s", Target(1.0))
-    names = [name for name in ("savepoint", "dill") if name in bench.fleet.names]
+    able = {
+        name: subject
+        for name in bench.fleet.names
+        if isinstance(subject := bench.subjects[name], Restorable)
+    }
 
     def take(name: str) -> list[float | None]:
         settle(bench.fleet[name])
         bench.fleet.restart(name, bare=True)
-        return [bench.subjects[name].restore(bench.fleet[name])]
+        return [able[name].restore(bench.fleet[name])]
 
-    interleave(bench.fleet, row, names, Plan(n=bench.n, seconds=120.0), take)
+    interleave(bench.fleet, row, list(able), Plan(n=bench.n, seconds=120.0), take)
     return [row]
 
 

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import nbformat
 import psutil  # type: ignore[import-untyped]
@@ -67,14 +68,6 @@ class Subject:
         self._run(kernel, kind.cell(i))
         return {}
 
-    def restore(self, kernel: Kernel) -> float:
-        """Bring everything back in a new process; returns seconds to the reply of the cell.
-
-        Raises:
-            NotImplementedError: not measured of this one.
-        """
-        raise NotImplementedError
-
     def disk_bytes(self) -> int:
         """What its files take on disk."""
         files = [path for path in self.directory.rglob("*") if path.is_file()]
@@ -100,6 +93,14 @@ class Subject:
         _check(kernel, reply, "ok", code)
         kernel.idle(msg_id, TIMEOUT)
         return elapsed
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """A subject that lets a new process go on where another one was killed."""
+
+    def restore(self, kernel: Kernel) -> float:
+        """Bring everything back; returns seconds to the reply of the cell that does."""
 
 
 class CommitsOff(Subject):
