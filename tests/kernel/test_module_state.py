@@ -46,15 +46,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def _kernel_there(place: Path) -> Iterator[Kernel]:
+def _shared_kernel(place: Path) -> Iterator[Kernel]:
+    """The kernel that tests share here: one that was started where the modules are."""
     with start_kernel(cwd=place) as kernel:
         yield kernel
-
-
-@pytest.fixture
-def kernel(_kernel_there: Kernel) -> Kernel:
-    _kernel_there.ok("%reset -f", store_history=False)
-    return _kernel_there
 
 
 @pytest.fixture
