@@ -202,6 +202,16 @@ def test_explicit_transaction_that_is_committed_stays(kernel):
     assert reply["ename"] == "TransactionConflict"
 
 
+def test_transaction_that_cannot_be_rolled_back_goes_on(kernel):
+    kernel.ok("class Strange:\n    def __reduce__(self): return int, ('not a number',)")
+    kernel.ok("strange = Strange(); x = [1]")
+    kernel.ok("%begin")
+    kernel.ok("strange = None; x.append(2)")
+    assert "strange can't be loaded" in usage_error(kernel, "%rollback")
+    assert kernel.eval("x") == "[1, 2]"
+    kernel.ok("%commit")
+
+
 def test_block_that_raises_is_undone_and_the_rest_of_the_cell_is_not(kernel):
     kernel.ok("from savepoint_kernel import api as savepoint\nx = [1]; y = [1]")
     kernel.ok(

@@ -275,15 +275,17 @@ class Commands:
 
         Raises:
             TransactionConflict: there is no transaction, or no such savepoint.
+            UnrestorableState: a value can't be loaded; nothing was changed, and nothing has ended.
         """
-        if savepoint is None:
-            target = self.transactions.end()
-            self._savepoints.pinned.clear()
-        else:
-            target = self.transactions.roll_back_to(savepoint)
+        target = self.transactions.target(savepoint)
         self._timeline.commit_outside()
         self._savepoints.navigated = True
-        return self._timeline.checkout(target)
+        restored = self._timeline.checkout(target)
+        if savepoint is None:
+            self.commit()
+        else:
+            self.transactions.end_after(savepoint)
+        return restored
 
     def savepoint(self, name: str) -> None:
         """Set a savepoint.

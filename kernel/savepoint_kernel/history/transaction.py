@@ -88,16 +88,27 @@ class Transactions:
             )
         self.base = here
 
-    def end(self) -> Commit:
-        """End, and return where it began.
+    def end(self) -> None:
+        """End.
 
         Raises:
             TransactionConflict: none is in progress.
         """
-        base = self._in_progress()
+        self._in_progress()
         self.base = None
         self.savepoints.clear()
-        return base
+
+    def target(self, savepoint: str | None) -> Commit:
+        """Return where a rollback leads.
+
+        Args:
+            savepoint: its name; None for where the transaction began.
+
+        Raises:
+            TransactionConflict: none is in progress, or there is no savepoint of this name.
+        """
+        base = self._in_progress()
+        return base if savepoint is None else self.savepoints[self._index(savepoint)][1]
 
     def savepoint(self, name: str, here: Commit) -> None:
         """Set a savepoint; one of the same name is hidden until this one is released.
@@ -108,15 +119,13 @@ class Transactions:
         self._in_progress()
         self.savepoints.append((name, here))
 
-    def roll_back_to(self, name: str) -> Commit:
-        """End all savepoints after the one named and return its commit.
+    def end_after(self, name: str) -> None:
+        """End all savepoints after the one named.
 
         Raises:
             TransactionConflict: there is none of this name.
         """
-        index = self._index(name)
-        del self.savepoints[index + 1 :]
-        return self.savepoints[index][1]
+        del self.savepoints[self._index(name) + 1 :]
 
     def release(self, name: str) -> None:
         """End a savepoint and those after it.
