@@ -44,6 +44,7 @@ class Watchdog:
             yield
             return
         assert threading.current_thread() is threading.main_thread()
+        self._fired = False
         try:
             try:
                 self._arm(seconds)
@@ -59,7 +60,6 @@ class Watchdog:
         with self._changed:
             self._seconds = seconds
             self._due = time.monotonic() + seconds
-            self._fired = False
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="Watchdog", daemon=True)
                 self._thread.pydev_do_not_trace = True  # type: ignore[attr-defined]
