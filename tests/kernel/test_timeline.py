@@ -707,6 +707,17 @@ def test_object_that_cannot_be_saved_is_held_again_once_an_undo_has_found_it(own
     assert own_kernel.eval("next(x)") == "('a',)"
 
 
+def test_object_of_a_failed_cell_that_cannot_be_saved_is_let_go(own_kernel):
+    others = "\n".join(f"g{i} = (n for n in ())" for i in range(101))
+    own_kernel.ok(f"import gc, sys, weakref\n{others}")
+    own_kernel.run(
+        "%%transaction\ngen = (n for n in 'ab'); sys.gone = weakref.ref(gen); z = zip(gen)\n1/0"
+    )
+    own_kernel.ok(others)
+    own_kernel.ok("gc.collect()")
+    assert own_kernel.eval("sys.gone()") == "None"
+
+
 def test_table_of_which_a_part_could_not_be_stored_is_stored_whole_the_next_time():
     chunks: dict[bytes, bytes] = {}
     full = False

@@ -205,6 +205,8 @@ class Checkout:
         look = self._present.tracker.look(view, self._present.take_suspects(view, verify=True), put)
         if inside:
             self._present.adopt(look)
+        else:
+            self._present.tracker.reject(look)
         now = {name: group for group in look.seen for name in group.all_names}
         staging = self._staging()
         names: set[str] = set()

@@ -217,6 +217,14 @@ class Tracker:
                     self._unlimited[name] = defeat
         return renewed
 
+    def reject(self, look: Look) -> None:
+        """Let go what was seen and is not to be known: it is undone."""
+        kept = {dropped.key for group in self.groups for dropped in group.dropped.values()}
+        for group in look.new:
+            for dropped in group.dropped.values():
+                if dropped.key not in kept:
+                    self._references.release(dropped.key)
+
     def _is_as_known(self, group: Group, look: Look) -> bool:
         """Tell whether a co-variable is the known one, made of the same objects."""
         return all(
