@@ -1,7 +1,7 @@
 """From a forked process to the process somebody asked for: limits, directory, environment, stdio.
 
 A kernel that a front end starts inherits from it what the system hands down: limits, priority,
-umask, CPUs. A standby is a child of the pool's zygote, so it takes them from the process that
+umask, CPUs, ignored signals. A standby is a child of the pool's zygote, so it takes them from the process that
 asked, which waits for its answer meanwhile. What can't be had (a limit that was lowered for good)
 refuses the order; the front end then starts a kernel of its own.
 
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,9 +21,11 @@ from .orders import Order, OrderRefused
 
 _LIMITS = [name for name in dir(resource) if name.startswith("RLIMIT_")]
 
+_IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
+
 
 def take_limits_of(pid: int) -> None:
-    """Take over resource limits, priority, CPUs, out-of-memory score and umask of a process.
+    """Take over what a child inherits: resource limits, priority, CPUs, umask and the like.
 
     Raises:
         OrderRefused: one of them can't be had.
@@ -43,9 +47,23 @@ def take_limits_of(pid: int) -> None:
         if ours.read_text() != score:
             ours.write_text(score)
         status = Path(f"/proc/{pid}/status").read_text()
-        os.umask(int(status.partition("\nUmask:")[2].split(maxsplit=1)[0], 8))
+        os.umask(int(_field(status, "Umask"), 8))
+        _ignore(int(_field(status, "SigIgn"), 16))
     except (OSError, ValueError) as error:
         raise OrderRefused(f"a limit of process {pid} can't be taken over: {error}") from error
+
+
+def _field(status: str, name: str) -> str:
+    return status.partition(f"\n{name}:")[2].split(maxsplit=1)[0]
+
+
+def _ignore(ignored: int) -> None:
+    """Ignore the signals of a set, and no others of those that nobody handles."""
+    for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
+        before = signal.getsignal(number)
+        wanted = signal.SIG_IGN if ignored >> (number - 1) & 1 else signal.SIG_DFL
+        if before in (signal.SIG_IGN, signal.SIG_DFL) and before != wanted:
+            signal.signal(number, wanted)
 
 
 def enter(order: Order) -> None:
@@ -61,3 +79,4 @@ def enter(order: Order) -> None:
     os.environ.clear()
     os.environ.update(order.env)
     time.tzset()
+    tempfile.tempdir = None  # was found out by the old environment

@@ -51,7 +51,12 @@ from .history.commands import Commands
 from .history.savepoints import Savepoints
 from .inbox import Inbox, Item
 from .interrupts import Interrupts, interrupt_main_thread
-from .postponed import debugger_available, postponed_debugger
+from .postponed import (
+    debugger_available,
+    module_files,
+    postponed_debugger,
+    unlisted_modules,
+)
 from .requests import TimelineRequests
 from .routing import Lane, Router
 from .serialize.sources import REGISTRY
@@ -108,8 +113,9 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
     ).tag(config=True)
 
     def __init__(self, **kwargs: Any) -> None:
-        with postponed_debugger():
+        with postponed_debugger(), unlisted_modules():
             super().__init__(**kwargs)
+        self._kernel_modules = module_files()
         self._interrupts = self.iopub_thread.interrupts
         self.executor = Executor(self, self.iopub_thread, self._interrupts)
         self._status_lock = threading.Lock()

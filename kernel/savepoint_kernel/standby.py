@@ -71,8 +71,10 @@ class StandbyApp(SavepointKernelApp):
         """
         self.waiting = False
         os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+        self.shell.init_environment()
         self._take_stdio(stdio)
         sys.argv[1:] = ["-f", order.connection_file, *order.arguments]
+        sys.orig_argv[:] = [order.executable, *order.options, "-m", __package__, *sys.argv[1:]]
         self._configure(orders.split_arguments(order.arguments)[1])
         importlib.invalidate_caches()
         self.connection_file = order.connection_file

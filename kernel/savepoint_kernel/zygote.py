@@ -31,6 +31,7 @@ import sysconfig
 from pathlib import Path
 
 from . import blas, orders
+from .postponed import module_files
 
 MODULES = (
     "savepoint_kernel.standby",
@@ -125,12 +126,12 @@ def serve(control: socket.socket) -> socket.socket | None:
 def begin_child() -> None:
     """Make a forked process one that shares no randomness, secrets or signals with its siblings."""
     os.setsid()  # a signal to the kernel's group is for nobody else
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the daemon's is that of whoever started it
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
     if "multiprocessing.process" in sys.modules:
         process = sys.modules["multiprocessing.process"].current_process()
         process.authkey = os.urandom(32)
-    blas.restore()
 
 
 def main() -> None:
@@ -144,6 +145,7 @@ def main() -> None:
     except PreloadRefused as error:
         orders.send(control, {"refused": str(error)})
         return
+    module_files()
     gc.collect()
     gc.freeze()
     orders.send(control, {"ready": True, "watch": _watched()})
