@@ -27,6 +27,10 @@ class NoPool(Exception):
     """There is no daemon."""
 
 
+class NoAnswer(NoPool):
+    """There is one that does not answer."""
+
+
 class PoolMissed(Exception):
     """The daemon has no kernel for this order; the text says why."""
 
@@ -50,7 +54,7 @@ def connect(directory: str) -> socket.socket:
         sock.connect(str(Path(directory, launch.SOCKET)))
     except OSError as error:
         sock.close()
-        raise NoPool(f"no pool in {directory}: {error.strerror or error}") from None
+        raise NoPool(f"No pool runs in {directory}: {error.strerror or error}") from None
     return sock
 
 
@@ -58,29 +62,71 @@ def request(directory: str, message: Message) -> Message:
     """Ask something that has one answer.
 
     Raises:
-        NoPool: there is no daemon, or it does not answer.
+        NoPool: there is no daemon.
+        NoAnswer: it does not answer.
     """
     with connect(directory) as sock:
-        try:
-            orders.send(sock, message)
-            answer, descriptors = orders.receive(sock)
-        except OSError as error:
-            raise NoPool(f"the pool in {directory} does not answer: {error}") from None
+        return ask(sock, message)
+
+
+def ask(sock: socket.socket, message: Message) -> Message:
+    """Send a request on a connection, and wait for the first answer.
+
+    Raises:
+        NoAnswer: none comes.
+    """
+    try:
+        orders.send(sock, message)
+    except (OSError, OrderRefused) as error:
+        raise NoAnswer(f"The pool, process {peer_of(sock)}, can't be asked: {error}") from None
+    return answer_on(sock)
+
+
+def answer_on(sock: socket.socket) -> Message:
+    """Wait for a further answer; an empty one means that the daemon has ended.
+
+    Raises:
+        NoAnswer: none comes.
+    """
+    try:
+        answer, descriptors = orders.receive(sock)
+    except (OSError, OrderRefused) as error:
+        raise NoAnswer(f"The pool, process {peer_of(sock)}, does not answer: {error}") from None
     orders.close_all(descriptors)
     return answer
 
 
-def start_daemon(directory: str, order: Order | None = None) -> None:
+def peer_of(sock: socket.socket) -> int:
+    """Return the process at the other end, as the system knows it."""
+    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
+
+
+def start_daemon(directory: str, order: Order) -> None:
     """Start a daemon, and do not wait for it.
 
     Args:
         directory: its own.
         order: one it shall have standbys for.
     """
+    with spawn_daemon(directory) as sock:
+        orders.send(sock, {"op": "warm", **order.as_message()})
+
+
+def spawn_daemon(directory: str, options: Sequence[str] = ()) -> socket.socket:
+    """Start a daemon.
+
+    Args:
+        directory: its own.
+        options: as on a command line.
+
+    Returns:
+        A connection to it. An answer on it says that the daemon can be connected to; its end, that
+        the daemon has ended, because there is another or because it can't start.
+    """
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, its:
+    with its:
         first = its.fileno()
-        command = [sys.executable, "-m", launch.DAEMON, f"--directory={directory}"]
+        command = [sys.executable, "-m", launch.DAEMON, *options, f"--directory={directory}"]
         subprocess.Popen(
             # By way of a process that ends at once: the daemon is not our child.
             ["/bin/sh", "-c", '"$@" &', "sh", *command, f"--first={first}"],
@@ -90,8 +136,7 @@ def start_daemon(directory: str, order: Order | None = None) -> None:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         ).wait()
-        if order is not None:
-            orders.send(ours, {"op": "warm", **order.as_message()})
+    return ours
 
 
 class PooledProcess:

@@ -5,8 +5,31 @@ Threads: none of its own.
 
 from __future__ import annotations
 
+from typing import Any
+
 from traitlets import Float, Int, List, Unicode
 from traitlets.config import LoggingConfigurable
+
+CONFIG_FILE = "jupyter_savepoint_config"
+"""Its name without .py or .json."""
+
+ALIASES = {"min-idle": "Pool.min_idle", "preload": "Pool.preload"}
+"""Options of the daemon that have a short name on its command line."""
+
+
+class Modules(List[str]):
+    """Names of modules; on a command line also with commas between them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(Unicode(), **options)
+
+    def from_string(self, s: str) -> list[str]:
+        """Read one text."""
+        return self.from_string_list([s])
+
+    def from_string_list(self, s_list: list[str]) -> list[str]:
+        """Read what several options say."""
+        return [name for text in s_list for name in text.replace(",", " ").split()]
 
 
 class Pool(LoggingConfigurable):
@@ -18,8 +41,7 @@ class Pool(LoggingConfigurable):
         help="""Standbys kept for each key (interpreter, options, environment). 0 keeps only the
         zygote: kernels are forked when they are asked for.""",
     ).tag(config=True)
-    preload = List(
-        Unicode(),
+    preload = Modules(
         help="""Modules that zygotes import besides what a kernel needs: numpy, pandas, ... Their
         memory is shared by all kernels. A module that starts threads when it is imported can't be
         among them.""",

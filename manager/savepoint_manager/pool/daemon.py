@@ -2,9 +2,11 @@
 
     launch    an order, with stdio and a pidfd -> {"pid"} when the ports are bound, and a pidfd;
               {"exit"} when the kernel has ended. {"miss": reason}: start one yourself
-    warm      an order -> nothing; standbys like it are kept from now on
+    warm      an order -> {"key"}; standbys like it are kept from now on. With min_idle or preload,
+              as many and with these modules. Then {"ready": how many}, or {"problem"}: all is as
+              it was before. With wait, it does not wait until the machine has time
     status    -> what `status` says
-    stop      -> {}; the kernels go on
+    stop      -> {"pid", "kernels"}; the kernels go on
 
 It is started by whoever finds none, and ends when it is no longer used. Killing it ends no kernel:
 their front ends hold pidfds of them and connections to their ports.
@@ -29,14 +31,15 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from jupyter_core.application import JupyterApp
-from traitlets import Int, Unicode
+from jupyter_core.application import JupyterApp, base_aliases
+from traitlets import Int, Unicode, default
 
 from savepoint_kernel import launch, orders
 from savepoint_kernel.orders import Message, Order, OrderRefused
 
 from .channel import Channel
-from .config import Pool
+from .config import ALIASES, CONFIG_FILE, Pool
+from .directory import LOG, private_directory
 from .keys import Key, key_of
 from .reaper import Reaper
 from .standbys import NoStandby, Standby, Standbys
@@ -157,19 +160,35 @@ class Daemon:
         if kind == "status":
             channel.send(describe(self))
         elif kind == "stop":
-            channel.send({})
+            channel.send({"pid": os.getpid(), "kernels": len(self.kernels)})
             self._stopped.set()
         elif kind == "warm":
-            order = orders.order_of(message)
-            pool = self._pool_for(order)
-            pool.configure(message.get("min_idle"), message.get("preload"))
-            channel.send({"key": pool.key.name})
+            await self._warm(channel, message)
         elif kind == "launch":
             if len(descriptors) < 3:
                 raise OrderRefused("a launch needs descriptors for stdin, stdout and stderr")
             await self._launch(channel, client, orders.order_of(message), descriptors)
         else:
             raise OrderRefused(f"{kind!r} is no request")
+
+    async def _warm(self, channel: Channel, message: Message) -> None:
+        order = orders.order_of(message)
+        min_idle, preload, wait = _wishes(message)
+        self._last_used = time.monotonic()
+        pool = self._pool_for(order)
+        before = (pool.min_idle, pool.preload)
+        pool.configure(min_idle, preload)
+        with contextlib.suppress(OSError):  # not everybody stays for the answer
+            channel.send({"key": pool.key.name})
+        if not wait and preload is None:
+            return
+        await pool.settled(hurry=wait)
+        if pool.problem is None:
+            answer: Message = {"ready": len(pool.idle)}
+        else:
+            answer = {"problem": pool.problem}
+            pool.configure(*before)
+        channel.send(answer)
 
     # -- launching
 
@@ -198,6 +217,8 @@ class Daemon:
             return
         finally:
             standby.channel.close()
+            orders.close_all(descriptors)  # the kernel has them; a pipe's reader waits for its end
+            descriptors.clear()
         setattr(pool.counts, how, getattr(pool.counts, how) + 1)
         pool.counts.acquire_ms.append((time.monotonic() - began) * 1000)
         self.kernels[standby.pid] = pool.key
@@ -253,6 +274,17 @@ class Daemon:
         return pool
 
 
+def _wishes(message: Message) -> tuple[int | None, list[str] | None, bool]:
+    min_idle, preload = message.get("min_idle"), message.get("preload")
+    if min_idle is not None and (type(min_idle) is not int or min_idle < 0):
+        raise OrderRefused(f"min_idle is {min_idle!r}; it is a number of standbys")
+    if preload is not None and not (
+        isinstance(preload, list) and all(isinstance(name, str) for name in preload)
+    ):
+        raise OrderRefused(f"preload is {preload!r}; it is a list of names of modules")
+    return min_idle, preload, message.get("wait") is True
+
+
 def _lock(directory: Path) -> int:
     """Hold the lock of a directory until this process ends."""
     lock = os.open(directory / "pool.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -277,38 +309,31 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def private_directory(path: str) -> Path:
-    """Make the pool's directory, or make sure that it is nobody else's.
-
-    Raises:
-        PermissionError: it is.
-    """
-    directory = Path(path)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = directory.stat()
-    if status.st_uid != os.getuid():
-        raise PermissionError(f"{directory} belongs to user {status.st_uid}: remove it")
-    if status.st_mode & 0o077:
-        directory.chmod(0o700)
-    return directory
-
-
 class DaemonApp(JupyterApp):
     """Starts the daemon."""
 
-    name = "jupyter-savepoint"  # whose configuration files it reads
+    name = "jupyter-savepoint-pool"
     description = "Keeps warm kernels for all front ends of a user."
     classes = [Pool]
-    aliases = {"first": "DaemonApp.first", "directory": "DaemonApp.directory"}
+    aliases = {
+        **base_aliases,
+        **ALIASES,
+        "first": "DaemonApp.first",
+        "directory": "DaemonApp.directory",
+    }
     first = Int(-1, help="Descriptor of a connection that is there already.").tag(config=True)
     directory = Unicode(help="Directory of the socket.").tag(config=True)
+
+    @default("config_file_name")
+    def _config_file_name_default(self) -> str:
+        return CONFIG_FILE
 
     def start(self) -> None:
         """Serve; whoever started us has gone on."""
         super().start()
         directory = private_directory(self.directory or launch.pool_directory(os.environ))
         first = socket.socket(fileno=self.first) if self.first >= 0 else None
-        log_file = _redirect(directory / "pool.log")
+        log_file = _redirect(directory / LOG)
         self.log.setLevel(logging.INFO)
         with log_file:
             daemon = Daemon(directory, Pool(parent=self), log_file)

@@ -71,6 +71,11 @@ class Fingerprint:
         """Watch more."""
         self._times.update((path, _time(path)) for path in paths if path not in self._times)
 
+    @property
+    def name(self) -> str:
+        """A short name: another one when something has changed."""
+        return hashlib.sha256(repr(sorted(self._times.items())).encode()).hexdigest()[:8]
+
     def changed(self) -> str | None:
         """Return a path that is not as it was, None if there is none."""
         return next((path for path, time in self._times.items() if _time(path) != time), None)

@@ -34,6 +34,13 @@ class SavepointProvisioner(LocalProvisioner):
 
     use_pool = Bool(True, help="Take kernels from the pool.").tag(config=True)
 
+    async def order(self) -> Order | None:
+        """Spell what the pool would be asked for; None if it can't have such kernels."""
+        # Not LocalProvisioner's own, which takes ports and writes a connection file.
+        kwargs = await super(LocalProvisioner, self).pre_launch()
+        manager: Any = self.parent
+        return _order_of(without_shim(manager.format_kernel_cmd()), kwargs)
+
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Get a kernel that has bound its ports, or start one."""
         command = without_shim(cmd)

@@ -34,6 +34,9 @@ START_TIMEOUT = 60.0
 QUIET_INTERVAL = 0.2
 """Seconds between two looks at the load."""
 
+MAX_REASONS = 20
+"""Reasons for misses that are counted one by one: some name paths and processes."""
+
 CHECK_INTERVAL = 5.0
 """Seconds between two looks at the age of standbys and at the environment."""
 
@@ -69,6 +72,8 @@ class Counts:
 
     def miss(self, reason: str) -> None:
         """Count an order that had to be refused."""
+        if reason not in self.missed and len(self.missed) >= MAX_REASONS:
+            reason = "other reasons"
         self.missed[reason] = self.missed.get(reason, 0) + 1
 
 
@@ -114,6 +119,8 @@ class Standbys:
         self._fingerprint: Fingerprint | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._awaited = 0
         self._watched: dict[Standby, asyncio.Task[None]] = {}
 
     # -- life
@@ -129,6 +136,8 @@ class Standbys:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
+        self.problem = self.problem or "no standbys are kept for it any more"
+        self._settled.set()
         self._drop_all()
 
     def _drop_all(self) -> None:
@@ -139,14 +148,31 @@ class Standbys:
         self._control = self._fingerprint = self.zygote = None
 
     def configure(self, min_idle: int | None, preload: list[str] | None) -> None:
-        """Change how many are kept, or what is imported beforehand."""
+        """Change how many are kept, or what is imported beforehand; try again what failed."""
         if min_idle is not None:
             self.min_idle = min_idle
         if preload is not None and preload != self.preload:
             self.preload = preload
-            self.problem = None
+            self.counts.recycled += len(self.idle)
             self._drop_all()
+        while len(self.idle) > self.min_idle:
+            self.counts.recycled += 1
+            self._end(self.idle[0])
+        self.problem = None
+        self._settled.clear()
         self._wake.set()
+
+    async def settled(self, *, hurry: bool) -> None:
+        """Wait until there are as many as shall be kept, or a problem.
+
+        Args:
+            hurry: somebody waits for them: do not wait until the machine has time.
+        """
+        self._awaited += hurry
+        try:
+            await self._settled.wait()
+        finally:
+            self._awaited -= hurry
 
     # -- handing out
 
@@ -206,12 +232,14 @@ class Standbys:
                     await self._quiet()
                     async with self._forking:
                         self._add(await self._make())
+                self._settled.set()
             except StartedAnew:
                 self._wake.set()
-            except (NoStandby, OSError, OrderRefused) as error:
-                self.problem = str(error)
-                self._log.warning("No standbys for %s: %s", self.key.executable, error)
+            except (NoStandby, OSError, OrderRefused, asyncio.TimeoutError) as error:
+                self.problem = str(error) or f"not ready after {START_TIMEOUT:g} s"
+                self._log.warning("No standbys for %s: %s", self.key.executable, self.problem)
                 self._drop_all()
+                self._settled.set()
             await self._next_time()
 
     async def _next_time(self) -> None:
@@ -220,13 +248,14 @@ class Standbys:
             await asyncio.wait_for(self._wake.wait(), CHECK_INTERVAL)
         except asyncio.TimeoutError:
             return
-        await asyncio.sleep(self._config.refill_delay)
+        if not self._awaited:
+            await asyncio.sleep(self._config.refill_delay)
 
     async def _quiet(self) -> None:
         """Wait until the machine has time."""
         until = time.monotonic() + self._config.refill_patience
         psutil.cpu_percent()
-        while time.monotonic() < until:
+        while time.monotonic() < until and not self._awaited:
             await asyncio.sleep(QUIET_INTERVAL)
             if psutil.cpu_percent() <= self._config.refill_load:
                 return
@@ -251,8 +280,9 @@ class Standbys:
                 start_new_session=True,
             )
         control = Channel(ours)
+        preload = self.preload
         try:
-            control.send({"preload": self.preload, "arguments": list(self.key.arguments)})
+            control.send({"preload": preload, "arguments": list(self.key.arguments)})
             message, _ = await asyncio.wait_for(control.receive(), START_TIMEOUT)
         except BaseException:
             control.close()
@@ -260,12 +290,20 @@ class Standbys:
             raise
         finally:
             self._reaper.discard(process.pid)
+        if preload != self.preload:
+            control.close()
+            raise StartedAnew("starting")
         if "ready" not in message:
             control.close()
-            raise NoStandby(message.get("refused", "the zygote ended"))
+            raise NoStandby(message.get("refused", "the zygote ended (see the pool's log)"))
         self._control = control
         self._fingerprint = Fingerprint(message["watch"])
         self.zygote = process.pid
+
+    @property
+    def environment(self) -> str | None:
+        """A short name for what the zygote has imported its modules from."""
+        return self._fingerprint.name if self._fingerprint else None
 
     async def _make(self) -> Standby:
         control = self._control

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from savepoint_kernel.orders import Message
 
+from .config import Pool
+
 if TYPE_CHECKING:
     from .daemon import Daemon
     from .standbys import Standbys
@@ -24,6 +26,7 @@ def describe(daemon: Daemon) -> Message:
         "pid": os.getpid(),
         "age": time.time() - daemon.started,
         "kernels": len(daemon.kernels),
+        "options": {name: getattr(daemon.config, name) for name in Pool.class_traits(config=True)},
         "keys": [_describe_key(daemon, pool) for pool in daemon.pools.values()],
     }
 
@@ -36,7 +39,10 @@ def _describe_key(daemon: Daemon, pool: Standbys) -> Message:
     return {
         "key": pool.key.name,
         "executable": pool.key.executable,
+        "options": list(pool.key.options),
         "arguments": list(pool.key.arguments),
+        "variables": dict(pool.key.variables),
+        "environment": pool.environment,
         "preload": pool.preload,
         "min_idle": pool.min_idle,
         "standbys": [standby.pid for standby in pool.idle],
@@ -51,7 +57,10 @@ def _describe_key(daemon: Daemon, pool: Standbys) -> Message:
         "recycled": counts.recycled,
         "died": counts.died,
         "oldest": max((now - standby.born for standby in pool.idle), default=None),
-        "pss": sum(_pss(standby.pid) for standby in pool.idle),
+        "pss": {
+            "standbys": sum(_pss(standby.pid) for standby in pool.idle),
+            "zygote": _pss(pool.zygote) if pool.zygote else 0,
+        },
     }
 
 
