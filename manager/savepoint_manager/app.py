@@ -14,11 +14,15 @@ class SavepointApp(JupyterApp):
     """Does nothing by itself but name its subcommands."""
 
     name = "jupyter-savepoint"
-    description = """Run notebooks on the Savepoint kernel."""
+    description = """Run notebooks on the Savepoint kernel, and look after its pool."""
     subcommands: dict[str, Any] = {
         "run": (
             "savepoint_manager.run.RunApp",
             "Execute a notebook and show its cells and outputs in the terminal.",
+        ),
+        "pool": (
+            "savepoint_manager.pool.commands.PoolApp",
+            "Look after the kernels that are ready before they are asked for.",
         ),
     }
 
