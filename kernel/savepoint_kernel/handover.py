@@ -1,9 +1,9 @@
 """From a forked process to the process somebody asked for: limits, directory, environment, stdio.
 
 A kernel that a front end starts inherits from it what the system hands down: limits, priority,
-umask, CPUs, ignored signals. A standby is a child of the pool's zygote, so it takes them from the process that
-asked, which waits for its answer meanwhile. What can't be had (a limit that was lowered for good)
-refuses the order; the front end then starts a kernel of its own.
+umask, CPUs, ignored signals. A standby is a child of the pool's zygote, so it takes them from the
+process that asked, which waits for its answer meanwhile. What can't be had (a limit that was
+lowered for good) refuses the order; the front end then starts a kernel of its own.
 
 Threads: the main thread, before the kernel serves anything.
 """
@@ -80,3 +80,9 @@ def enter(order: Order) -> None:
     os.environ.update(order.env)
     time.tzset()
     tempfile.tempdir = None  # was found out by the old environment
+
+
+def default_backend() -> None:
+    """Have matplotlib draw into the notebook unless told otherwise, as ipykernel does."""
+    if not os.environ.get("MPLBACKEND"):
+        os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"

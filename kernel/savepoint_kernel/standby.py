@@ -70,7 +70,7 @@ class StandbyApp(SavepointKernelApp):
             zmq.ZMQError: a port is taken.
         """
         self.waiting = False
-        os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+        handover.default_backend()
         self.shell.init_environment()
         self._take_stdio(stdio)
         sys.argv[1:] = ["-f", order.connection_file, *order.arguments]

@@ -31,6 +31,7 @@ import sysconfig
 from pathlib import Path
 
 from . import blas, orders
+from .handover import default_backend
 from .postponed import module_files
 
 MODULES = (
@@ -139,6 +140,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; it is for the front end
     request, _ = orders.receive(control)
+    default_backend()  # matplotlib reads it when it is imported
     try:
         with blas.single_threaded():
             preload([*MODULES, *request["preload"]])
