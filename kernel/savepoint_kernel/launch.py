@@ -181,10 +181,13 @@ def _end(status: int) -> None:
 def _start_pool(order: bytes) -> None:
     """Start the pool beside us, with the order as its first: what to keep ready."""
     ours, its = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    try:
+        _send(ours, order)
+    except OSError:
+        return  # it is too large: no pool would take it
     child = posix.fork()
     if child:
         posix.waitpid(child, 0)
-        _send(ours, order)
         return
     try:
         posix.setsid()

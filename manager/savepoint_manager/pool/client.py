@@ -5,6 +5,7 @@ Threads: any; each request has a connection of its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -108,7 +109,8 @@ def start_daemon(directory: str, order: Order) -> None:
         directory: its own.
         order: one it shall have standbys for.
     """
-    with spawn_daemon(directory) as sock:
+    with spawn_daemon(directory) as sock, contextlib.suppress(OrderRefused):
+        # One that is too large starts its kernels by itself; the next may be another's.
         orders.send(sock, {"op": "warm", **order.as_message()})
 
 
