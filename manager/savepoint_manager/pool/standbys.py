@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -37,6 +39,13 @@ QUIET_INTERVAL = 0.2
 MAX_REASONS = 20
 """Reasons for misses that are counted one by one: some name paths and processes."""
 
+MAX_LOSSES = 3
+"""Zygotes and standbys that may end unasked before one is handed out. More, and none are made."""
+
+RETRY_AFTER = 60.0
+"""Seconds after which what was given up is tried again, if somebody asks. What was in the way may
+have been an installation under way."""
+
 CHECK_INTERVAL = 5.0
 """Seconds between two looks at the age of standbys and at the environment."""
 
@@ -47,6 +56,10 @@ class NoStandby(Exception):
 
 class StartedAnew(NoStandby):
     """The zygote has just been ended."""
+
+
+class StandbyLost(NoStandby):
+    """A standby has ended unasked."""
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +134,8 @@ class Standbys:
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._awaited = 0
+        self._losses = 0
+        self._retry_at = 0.0
         self._watched: dict[Standby, asyncio.Task[None]] = {}
 
     # -- life
@@ -159,6 +174,7 @@ class Standbys:
             self.counts.recycled += 1
             self._end(self.idle[0])
         self.problem = None
+        self._losses = 0
         self._settled.clear()
         self._wake.set()
 
@@ -184,21 +200,28 @@ class Standbys:
         """
         self.last_used = time.monotonic()
         self._check_fresh()
+        if self.problem and time.monotonic() > self._retry_at:
+            self.problem = None
+            self._losses = 0
         self._wake.set()
         if not self.idle:
             raise NoStandby("none ready" if self.zygote else "starting")
+        self._losses = 0
         return self._release(self.idle[0])
 
     async def fork(self) -> Standby:
         """Have a standby made for somebody who waits.
 
         Raises:
-            NoStandby: there is no zygote.
+            NoStandby: there is no zygote, or it can't.
         """
         if self.zygote is None:
             raise NoStandby(self.problem or "starting")
-        async with self._forking:
-            return await self._make()
+        try:
+            async with self._forking:
+                return await self._make()
+        except (OSError, OrderRefused, asyncio.TimeoutError) as error:
+            raise NoStandby(f"the zygote does not answer: {error!r}") from None
 
     def _release(self, standby: Standby) -> Standby:
         self.idle.remove(standby)
@@ -235,11 +258,10 @@ class Standbys:
                 self._settled.set()
             except StartedAnew:
                 self._wake.set()
+            except StandbyLost as error:
+                self._lose(str(error))
             except (NoStandby, OSError, OrderRefused, asyncio.TimeoutError) as error:
-                self.problem = str(error) or f"not ready after {START_TIMEOUT:g} s"
-                self._log.warning("No standbys for %s: %s", self.key.executable, self.problem)
-                self._drop_all()
-                self._settled.set()
+                self._give_up(str(error) or f"not ready after {START_TIMEOUT:g} s")
             await self._next_time()
 
     async def _next_time(self) -> None:
@@ -279,6 +301,8 @@ class Standbys:
                 pass_fds=[its.fileno()],
                 start_new_session=True,
             )
+        process.returncode = 0  # it is the reaper that waits for it, not Popen
+        ended = self._reaper.status(process.pid)
         control = Channel(ours)
         preload = self.preload
         try:
@@ -286,19 +310,42 @@ class Standbys:
             message, _ = await asyncio.wait_for(control.receive(), START_TIMEOUT)
         except BaseException:
             control.close()
-            process.kill()
+            if not ended.done():
+                os.kill(process.pid, signal.SIGKILL)
             raise
-        finally:
-            self._reaper.discard(process.pid)
         if preload != self.preload:
             control.close()
             raise StartedAnew("starting")
         if "ready" not in message:
             control.close()
-            raise NoStandby(message.get("refused", "the zygote ended (see the pool's log)"))
+            if "refused" in message:
+                raise NoStandby(message["refused"])
+            raise StandbyLost("the zygote ended while it was made")
+        self._check_fresh()  # there may be standbys of another zygote
         self._control = control
         self._fingerprint = Fingerprint(message["watch"])
         self.zygote = process.pid
+        ended.add_done_callback(lambda ended: self._on_zygote_end(control, ended.result()))
+
+    def _on_zygote_end(self, control: Channel, code: int) -> None:
+        if self._control is control:
+            control.close()
+            self._control = self.zygote = None  # its standbys need it no more
+            self._lose(f"the zygote ended with status {code}")
+
+    def _lose(self, what: str) -> None:
+        self._losses += 1
+        self._log.warning("%s: %s", self.key.name, what)
+        if self._losses > MAX_LOSSES:
+            self._give_up(f"{what} (see the pool's log)")
+        self._wake.set()
+
+    def _give_up(self, problem: str) -> None:
+        self.problem = problem
+        self._retry_at = time.monotonic() + RETRY_AFTER
+        self._log.warning("No standbys for %s: %s", self.key.executable, problem)
+        self._drop_all()
+        self._settled.set()
 
     @property
     def environment(self) -> str | None:
@@ -319,7 +366,7 @@ class Standbys:
             if self._control is not control:
                 raise StartedAnew("starting")
             if "pid" not in message:
-                raise NoStandby("a standby ended while it was made (see the pool's log)")
+                raise StandbyLost("a standby ended while it was made")
         except BaseException:
             channel.close()
             raise
@@ -339,7 +386,7 @@ class Standbys:
         await asyncio.shield(self._reaper.status(standby.pid))
         self.counts.died += 1
         self._end(standby)
-        self._wake.set()
+        self._lose(f"standby {standby.pid} ended")
 
     def _drop_old(self) -> None:
         oldest = time.monotonic() - self._config.max_age

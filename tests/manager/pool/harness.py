@@ -235,7 +235,8 @@ class FrontEnd:
 
     def __init__(self, process: subprocess.Popen[str], setup: str, options: Message) -> None:
         self.process = process
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(json.dumps({"setup": setup, "options": options}) + "\n")
         process.stdin.flush()
         answer = json.loads(process.stdout.readline())

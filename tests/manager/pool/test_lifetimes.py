@@ -1,0 +1,203 @@
+"""Who may end without whom, and what is left then: nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+from jupyter_client.manager import KernelManager
+
+from savepoint_manager.pool.client import UNKNOWN
+from tests.kernel.harness import Kernel
+
+from .harness import Pool, alive, await_end, kill, until
+
+ANSWER = "6 * 7"
+
+
+def exit_status(kernel: Kernel) -> int:
+    """Wait for the end of a kernel's process as whoever has started it does."""
+    return kernel.manager.provisioner.process.wait(timeout=60)
+
+
+def test_end_of_zygote_and_daemon_ends_no_kernel(own_pool: Pool) -> None:
+    own_pool.have_standbys()
+    status = own_pool.await_ready(2)
+    (key,) = status["keys"]
+    with own_pool.warm_kernel() as one, own_pool.warm_kernel() as other:
+        kill(key["zygote"])
+        own_pool.await_status(
+            lambda status: status["keys"][0]["zygote"] not in (None, key["zygote"]),
+            "there is a new zygote",
+        )
+        os.kill(one.pid, signal.SIGKILL)
+        assert exit_status(one) == -signal.SIGKILL
+
+        (key,) = own_pool.await_ready(2)["keys"]
+        kill(status["pid"])
+        assert other.eval(ANSWER) == "42"
+        for pid in (key["zygote"], *key["standbys"]):
+            await_end(pid)
+        with own_pool.kernel() as another:  # starts by itself, and the daemon
+            assert another.eval(ANSWER) == "42"
+        assert own_pool.await_ready(1)["pid"] != status["pid"]
+        with own_pool.warm_kernel() as another:
+            assert another.eval(ANSWER) == "42"
+        kill(other.pid)
+        assert exit_status(other) == UNKNOWN
+
+
+def test_standby_that_was_killed_is_replaced(own_pool: Pool) -> None:
+    own_pool.have_standbys()
+    (key,) = own_pool.await_ready(2)["keys"]
+    for pid in key["standbys"]:
+        kill(pid)
+    own_pool.await_status(lambda status: status["keys"][0]["died"] == 2, "both are counted")
+    with own_pool.warm_kernel() as kernel:
+        assert kernel.eval(ANSWER) == "42"
+
+
+def test_what_ends_again_and_again_is_given_up(own_pool: Pool) -> None:
+    own_pool.have_standbys()
+    problem = None
+    while not problem:
+        key = own_pool.key
+        problem = key["problem"]
+        for pid in filter(None, [key["zygote"], *key["standbys"]]):
+            if alive(pid):
+                kill(pid)
+    with own_pool.kernel() as kernel:
+        assert kernel.eval(ANSWER) == "42"
+    assert problem in own_pool.key["misses"]
+
+
+def test_stopped_daemon_leaves_kernels_and_no_socket(own_pool: Pool) -> None:
+    with own_pool.warm_kernel() as kernel:
+        own_pool.stop()
+        assert sorted(os.listdir(own_pool.directory)) == ["pool.lock", "pool.log"]
+        assert kernel.eval(ANSWER) == "42"
+        assert kernel.manager.is_alive()
+        kernel.manager.shutdown_kernel()
+        assert not kernel.manager.has_kernel
+
+
+def test_kernel_ends_with_its_front_end(pool: Pool) -> None:
+    pool.have_standbys()
+    with pool.front_end() as one, pool.front_end() as other, other.kernel() as kernel:
+        kill(one.process.pid)
+        await_end(one.pid)
+        assert kernel.eval(ANSWER) == "42"
+    await_end(other.pid)
+
+
+def test_kernel_ends_with_its_front_end_in_the_middle_of_a_cell(pool: Pool) -> None:
+    pool.have_standbys()
+    with pool.front_end() as front_end, front_end.kernel() as kernel:
+        cell = kernel.start("print('busy')\nwhile True: pass")
+        kernel.stream(cell, "busy")
+        kill(front_end.process.pid)
+        await_end(front_end.pid)
+
+
+def test_detached_kernel_outlives_its_front_end(pool: Pool) -> None:
+    pool.have_standbys()
+    before = pool.hits()
+    with pool.front_end(independent=True) as front_end:
+        kill(front_end.process.pid)
+        with front_end.kernel() as kernel:
+            assert kernel.eval(ANSWER) == "42"
+            assert pool.hits() == before + 1
+            kernel.reply(
+                kernel.send("shutdown_request", {"restart": False}, channel="control"),
+                channel="control",
+            )
+    await_end(front_end.pid)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("os.kill(os.getpid(), 9)", -9),
+        ("os.kill(os.getpid(), 11)", -11),
+        ("os._exit(3)", 3),
+        ("os._exit(0)", 0),
+    ],
+)
+def test_exit_status_is_the_kernel_s(pool: Pool, code: str, status: int) -> None:
+    with pool.warm_kernel() as kernel:
+        process = kernel.manager.provisioner.process
+        assert process.poll() is None
+        kernel.start(f"import os; {code}")
+        assert exit_status(kernel) == status
+        assert process.poll() == process.returncode == status
+        process.kill()  # nobody there: nothing happens
+
+
+def test_kernel_that_is_asked_to_shuts_down(pool: Pool) -> None:
+    with pool.warm_kernel() as kernel:
+        process = kernel.manager.provisioner.process
+        kernel.manager.shutdown_kernel()
+        assert process.returncode == 0
+        assert not Path(kernel.manager.connection_file).exists()
+
+
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+def test_process_can_be_ended(pool: Pool, how: str) -> None:
+    with pool.warm_kernel() as kernel:
+        process = kernel.manager.provisioner.process
+        getattr(process, how)()
+        number = signal.SIGTERM if how == "terminate" else signal.SIGKILL
+        assert process.wait(60) == -number
+
+
+def test_wait_has_a_time_out(pool: Pool) -> None:
+    with pool.warm_kernel() as kernel, pytest.raises(subprocess.TimeoutExpired):
+        kernel.manager.provisioner.process.wait(timeout=0.01)
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_restart_takes_another_kernel_of_the_same_ports(pool: Pool, now: bool) -> None:
+    with pool.warm_kernel() as kernel:
+        kernel.ok("x = 1")
+        pid, port, before = kernel.pid, kernel.manager.shell_port, pool.hits()
+        pool.await_ready()
+        kernel.manager.restart_kernel(now=now)
+        assert (kernel.manager.shell_port, pool.hits()) == (port, before + 1)
+        assert kernel.pid != pid
+        kernel.client.wait_for_ready(timeout=60)
+        assert kernel.run("x").content["ename"] == "NameError"
+        await_end(pid)
+
+
+def test_nothing_is_left_of_many_kernels(own_pool: Pool) -> None:
+    own_pool.have_standbys()
+    status = own_pool.await_ready(2)
+    daemon = psutil.Process(status["pid"])
+    ours = psutil.Process()
+    runtime = Path(os.environ["JUPYTER_RUNTIME_DIR"])
+
+    def cycle() -> None:
+        manager = KernelManager(kernel_name="savepoint")
+        manager.start_kernel(env=own_pool.env)
+        manager.shutdown_kernel(now=True)
+        manager.cleanup_resources()
+        manager.context.destroy(linger=0)
+
+    cycle()
+    own_pool.await_ready(2)
+    before = daemon.num_fds(), ours.num_fds(), set(runtime.iterdir())
+    for _ in range(30):
+        cycle()
+    own_pool.await_status(lambda status: status["kernels"] == 0, "no kernel is left")
+    own_pool.await_ready(2)
+    until(
+        lambda: (daemon.num_fds(), ours.num_fds(), set(runtime.iterdir())) == before,
+        f"as before: {before}",
+    )
+    (key,) = own_pool.await_ready(2)["keys"]
+    assert own_pool.processes().keys() == {key["zygote"], *key["standbys"]}
+    assert psutil.STATUS_ZOMBIE not in own_pool.processes().values()
