@@ -12,13 +12,16 @@ from dataclasses import dataclass
 
 from savepoint_kernel.orders import Order, split_arguments
 
-_PREFIXES = tuple("PYTHON LD_ DYLD_ LC_ MALLOC_ GLIBC_ MKL_ KMP_ CUDA_ NUMEXPR_".split())
+_PREFIXES = tuple(
+    """
+    PYTHON LD_ DYLD_ LC_ MALLOC_ GLIBC_ IPYTHON OMP_ GOMP_ KMP_ OPENBLAS_ MKL_ BLIS_ NUMEXPR_ NUMBA_
+    CUDA_
+    """.split()
+)
 _NAMES = frozenset(
     """
-    BLIS_NUM_THREADS GOMP_CPU_AFFINITY GOTO_NUM_THREADS HOME IPYTHONDIR IPYTHON_CELL_DIR
-    IPY_TEST_SIMPLE_PROMPT LANG LANGUAGE MPLBACKEND MPLCONFIGDIR OMP_DYNAMIC OMP_NUM_THREADS
-    OMP_PROC_BIND OMP_SCHEDULE OPENBLAS_CORETYPE OPENBLAS_NUM_THREADS VECLIB_MAXIMUM_THREADS
-    XDG_CACHE_HOME XDG_CONFIG_HOME
+    GOTO_NUM_THREADS HOME IPY_TEST_SIMPLE_PROMPT LANG LANGUAGE MPLBACKEND MPLCONFIGDIR USER
+    VECLIB_MAXIMUM_THREADS XDG_CACHE_HOME XDG_CONFIG_HOME
     """.split()
 )
 """Variables read by the interpreter, the C library, IPython or numeric libraries when they start.
@@ -34,12 +37,14 @@ class Key:
         options: of that Python.
         arguments: of the kernel, as far as it reads them when it is made.
         variables: of the environment, likewise.
+        cwd: directory it starts in, if PYTHONPATH is relative to it.
     """
 
     executable: str
     options: tuple[str, ...]
     arguments: tuple[str, ...]
     variables: tuple[tuple[str, str], ...]
+    cwd: str = "/"
 
     @property
     def name(self) -> str:
@@ -55,7 +60,15 @@ def key_of(order: Order) -> Key:
         for name, value in order.env.items()
         if name in _NAMES or name.startswith(_PREFIXES)
     )
-    return Key(order.executable, tuple(order.options), tuple(early), tuple(variables))
+    search_path = order.env.get("PYTHONPATH", "")
+    relative = search_path and not all(map(os.path.isabs, search_path.split(os.pathsep)))
+    return Key(
+        order.executable,
+        tuple(order.options),
+        tuple(early),
+        tuple(variables),
+        order.cwd if relative else "/",
+    )
 
 
 class Fingerprint:

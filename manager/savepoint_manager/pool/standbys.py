@@ -293,7 +293,7 @@ class Standbys:
                     ZYGOTE,
                     str(its.fileno()),
                 ],
-                cwd="/",
+                cwd=self.key.cwd,
                 env=dict(self.order.env),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log_file,

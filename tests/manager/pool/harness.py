@@ -178,9 +178,10 @@ class Pool:
         self,
         *arguments: str,
         env: Mapping[str, str] | None = None,
+        cwd: str = "/",
     ) -> None:
         """Have the daemon make standbys for such kernels, by way of a kernel if there is none."""
-        order = self.order(*arguments, env=self.env if env is None else env)
+        order = self.order(*arguments, env=self.env if env is None else env, cwd=cwd)
         if self.status() is None:
             with self.kernel(*arguments, env=env):
                 pass
