@@ -41,6 +41,9 @@ PROTOCOL = 1
 MODULE = "savepoint_kernel"
 DAEMON = "savepoint_manager.pool.daemon"
 
+ANSWER_TIMEOUT = 30.0
+"""Seconds until a pool that does not answer is given up on."""
+
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
 
 
@@ -130,13 +133,18 @@ def _send(sock: _socket.socket, data: bytes, descriptors: Sequence[int] = ()) ->
 def _ask(env: Mapping[str, str], order: bytes) -> tuple[_socket.socket, int] | None:
     """Ask the pool for a kernel; None if it has none. OSError if there is no pool."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    sock.settimeout(ANSWER_TIMEOUT)
     sock.connect(f"{pool_directory(env)}/{SOCKET}")
+    owner = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[4:8]
+    if int.from_bytes(owner, sys.byteorder) != posix.getuid():
+        raise PermissionError("somebody else's pool")
     us = posix.pidfd_open(posix.getpid())
     _send(sock, order, (0, 1, 2, us))
     posix.close(us)
     answer = sock.recv(4096)
     if not answer.startswith(b'{"pid": '):
         return None
+    sock.settimeout(None)
     return sock, _number(answer)
 
 
@@ -147,7 +155,11 @@ def _number(answer: bytes) -> int:
 
 def _stand_for(sock: _socket.socket, pid: int) -> int:
     """Pass signals on until the kernel has ended; return its exit status as Popen has it."""
-    kernel = posix.pidfd_open(pid)
+    try:
+        kernel = posix.pidfd_open(pid)
+    except ProcessLookupError:  # ended and waited for
+        answer = sock.recv(4096)
+        return _number(answer) if answer else 1
 
     def forward(number: int, frame: FrameType | None) -> None:
         try:
@@ -192,6 +204,9 @@ def _start_pool(order: bytes) -> None:
     try:
         posix.setsid()
         if posix.fork() == 0:
+            null = posix.open("/dev/null", posix.O_RDWR)
+            for number in range(3):  # those of the front end are the kernel's
+                posix.dup2(null, number)
             posix.set_inheritable(its.fileno(), True)
             arguments = [sys.executable, "-m", DAEMON, "--first", str(its.fileno())]
             posix.execv(sys.executable, arguments)

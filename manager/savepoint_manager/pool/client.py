@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from typing import IO
 
 from savepoint_kernel import launch, orders
 from savepoint_kernel.orders import Message, Order, OrderRefused
+
+from .directory import private_directory
 
 ANSWER_TIMEOUT = 30.0
 """Seconds until a daemon that does not answer is given up on."""
@@ -47,7 +50,7 @@ def connect(directory: str) -> socket.socket:
     """Connect to the daemon.
 
     Raises:
-        NoPool: there is none.
+        NoPool: there is none, or it is somebody else's.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.settimeout(ANSWER_TIMEOUT)
@@ -56,6 +59,10 @@ def connect(directory: str) -> socket.socket:
     except OSError as error:
         sock.close()
         raise NoPool(f"No pool runs in {directory}: {error.strerror or error}") from None
+    _, owner = _credentials(sock)
+    if owner != os.getuid():  # orders hold the environment: they are not for everybody
+        sock.close()
+        raise NoPool(f"The pool that runs in {directory} is that of user {owner}")
     return sock
 
 
@@ -99,7 +106,12 @@ def answer_on(sock: socket.socket) -> Message:
 
 def peer_of(sock: socket.socket) -> int:
     """Return the process at the other end, as the system knows it."""
-    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
+    return _credentials(sock)[0]
+
+
+def _credentials(sock: socket.socket) -> tuple[int, int]:
+    pid, user, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, user
 
 
 def start_daemon(directory: str, order: Order) -> None:
@@ -108,7 +120,11 @@ def start_daemon(directory: str, order: Order) -> None:
     Args:
         directory: its own.
         order: one it shall have standbys for.
+
+    Raises:
+        OSError: there can be none in this directory.
     """
+    private_directory(directory)
     with spawn_daemon(directory) as sock, contextlib.suppress(OrderRefused):
         # One that is too large starts its kernels by itself; the next may be another's.
         orders.send(sock, {"op": "warm", **order.as_message()})

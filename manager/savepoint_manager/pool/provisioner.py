@@ -68,8 +68,12 @@ class SavepointProvisioner(LocalProvisioner):
         except PoolMissed as miss:
             self.log.debug("Starting a kernel, as the pool has none: %s", miss)
         except NoPool as error:
-            self.log.debug("Starting a kernel, and the pool for the next: %s", error)
-            start_daemon(directory, order)
+            try:
+                start_daemon(directory, order)
+            except OSError as problem:
+                self.log.info("Starting a kernel, and there can be no pool: %s", problem)
+            else:
+                self.log.debug("Starting a kernel, and the pool for the next: %s", error)
         return None
 
 

@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty
 from typing import Any, TypeVar
 
 import psutil
@@ -247,19 +248,38 @@ class FrontEnd:
 
     def kernel(self) -> AbstractContextManager[Kernel]:
         """Connect to the kernel."""
-        manager = KernelManager()
-        manager.load_connection_file(self.connection_file)
-        return connected(manager)
+        return connected_by(self.connection_file)
 
 
 @contextmanager
 def connected(manager: KernelManager) -> Iterator[Kernel]:
     """Connect a client of a running kernel."""
-    client: BlockingKernelClient = manager.blocking_client()
-    client.start_channels()
-    try:
+    client = manager.blocking_client()
+    with _channels(client):
         client.wait_for_ready(timeout=PATIENCE)
         yield Kernel(manager, client)
+
+
+@contextmanager
+def connected_by(connection_file: str) -> Iterator[Kernel]:
+    """Connect to a kernel that somebody else has started, or is about to."""
+    client = BlockingKernelClient(connection_file=connection_file)
+    client.load_connection_file()
+    with _channels(client):
+        kernel = Kernel(KernelManager(), client)
+        subscribed = False
+        while not subscribed:
+            kernel.reply(kernel.send("kernel_info_request"))
+            with suppress(Empty):
+                subscribed = bool(client.get_iopub_msg(timeout=1))
+        yield kernel
+
+
+@contextmanager
+def _channels(client: BlockingKernelClient) -> Iterator[None]:
+    client.start_channels()
+    try:
+        yield
     finally:
         client.stop_channels()
         client.context.destroy(linger=0)
