@@ -84,7 +84,7 @@ class _Command(JupyterApp):
         try:
             self.run()
         except NoAnswer as error:
-            sys.exit(f"{error}\nIts log is {self.log_file}. Its end would not be that of kernels.")
+            sys.exit(f"{error}\nThe log is {self.log_file}. Kernels in use go on if you kill it.")
         except NoPool as error:
             sys.exit(str(error))
         except KeyboardInterrupt:
@@ -107,7 +107,7 @@ class _Command(JupyterApp):
         """
         answer = client.request(self.directory, STATUS)
         if "pid" not in answer:
-            raise NoPool(answer.get("miss", "The pool has just ended."))
+            raise NoPool(f"The pool says: {answer.get('miss', 'nothing, it has just ended')}")
         return answer
 
     def start_daemon(self, options: list[str]) -> Message:
@@ -210,6 +210,8 @@ class StopApp(_Command):
             daemon = os.pidfd_open(client.peer_of(sock))
             try:
                 answer = client.ask(sock, {"op": "stop"})
+                if "miss" in answer:
+                    raise NoPool(f"The pool refuses: {answer['miss']}")
                 poll = select.poll()
                 poll.register(daemon, select.POLLIN)
                 if not poll.poll(STOP_TIMEOUT * 1000):

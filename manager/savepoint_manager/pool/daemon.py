@@ -11,8 +11,8 @@
 It is started by whoever finds none, and ends when it is no longer used. Killing it ends no kernel:
 their front ends hold pidfds of them and connections to their ports.
 
-Only processes of the same user are answered. The directory of the socket is 0700 and the socket
-0600, and the system tells who connects (SO_PEERCRED).
+Only processes of the same user and the same namespaces are answered. The directory of the socket is
+0700 and the socket 0600, and the system tells who connects (SO_PEERCRED).
 
 Threads: one, an asyncio event loop.
 """
@@ -41,6 +41,7 @@ from .channel import Channel
 from .config import ALIASES, CONFIG_FILE, Pool
 from .directory import LOG, private_directory
 from .keys import Key, key_of
+from .namespaces import foreign_namespace
 from .reaper import Reaper
 from .standbys import NoStandby, Standby, Standbys
 from .status import describe
@@ -95,7 +96,7 @@ class Daemon:
             listener = _listen(self._directory / launch.SOCKET)
             try:
                 if first is not None:
-                    self._accept(first)
+                    self._accept(first, ours=True)
                 loop.add_reader(listener, self._accept_next, listener)
                 await self._until_unused()
             finally:
@@ -125,20 +126,23 @@ class Daemon:
 
     def _accept_next(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
-            self._accept(listener.accept()[0])
+            self._accept(listener.accept()[0], ours=False)
 
-    def _accept(self, sock: socket.socket) -> None:
-        task = asyncio.create_task(self._serve_client(Channel(sock)))
+    def _accept(self, sock: socket.socket, *, ours: bool) -> None:
+        """Serve a connection; ours is that of the process which has started us, and may be gone."""
+        task = asyncio.create_task(self._serve_client(Channel(sock), ours))
         self._clients.add(task)
         task.add_done_callback(self._clients.discard)
 
-    async def _serve_client(self, channel: Channel) -> None:
+    async def _serve_client(self, channel: Channel, ours: bool) -> None:
         descriptors: list[int] = []
         try:
             pid, uid = channel.peer()
             if uid != os.getuid():
                 raise OrderRefused(f"user {uid} is not {os.getuid()}")
             message, descriptors = await channel.receive()
+            if not ours and (name := foreign_namespace(pid)):
+                raise OrderRefused(f"this is another namespace of the system ({name})")
             if message:
                 await self._serve_request(channel, pid, message, descriptors)
         except OrderRefused as error:
