@@ -83,7 +83,10 @@ def order_of(message: Message) -> Order:
             for name in lists
         )
         and isinstance(env, dict)
-        and all(_is_text(value) and name and "=" not in name for name, value in env.items())
+        and all(
+            _is_text(name) and _is_text(value) and name and "=" not in name
+            for name, value in env.items()
+        )
         and isinstance(message.get("detached", False), bool)
     )
     if not valid:
@@ -97,7 +100,13 @@ def order_of(message: Message) -> Order:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")  # as os.fsencode, whose encoding is not known here
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 LATE = ("HistoryManager.", "Savepoints.", "InteractiveShellApp.exec_")

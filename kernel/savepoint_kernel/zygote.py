@@ -28,6 +28,7 @@ import signal
 import socket
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 from . import blas, orders
@@ -48,6 +49,9 @@ MODULES = (
     "tornado.platform.asyncio",
 )
 """What a kernel imports from its start to its first completion."""
+
+MAX_WATCHED = 1000
+"""Paths: they are to fit into a message. Every installation changes one of the upper ones."""
 
 
 class PreloadRefused(Exception):
@@ -76,25 +80,37 @@ def preload(names: list[str]) -> None:
             )
 
 
-def _watched() -> list[str]:
+def _watched() -> orders.Message:
     """List what changes when the environment does.
 
-    Installers add and remove files, which changes directories. Files are watched one by one where
-    somebody edits them: outside of site-packages.
+    Installers add and remove files, which changes directories. Outside of site-packages, files are
+    watched one by one, as somebody edits them; and directories only for names that would take the
+    place of what is imported: notebooks may lie there, which are saved all the time.
+
+    Returns:
+        ``paths`` to watch, and ``names`` that would matter in ``folders``.
     """
-    watched = {path for path in sys.path if path}
     stdlib = sysconfig.get_path("stdlib")
+    paths: set[str] = set()
+    folders: set[str] = set()
+    for path in filter(None, sys.path):
+        (paths if _is_site(path) or path.startswith(stdlib) else folders).add(path)
+        if _is_site(path):
+            paths.update(str(file) for file in Path(path).glob("*.pth"))
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         if file:
             directory = os.path.dirname(file)
             if _is_site(directory):
-                watched.add(directory)
+                paths.add(directory)
             elif not directory.startswith(stdlib):
-                watched.add(file)
-    for path in sys.path:
-        watched.update(str(file) for file in Path(path or ".").glob("*.pth") if _is_site(path))
-    return sorted(watched)
+                paths.add(file)
+    shallow = sorted(paths, key=lambda path: (path.count("/"), path))
+    return {
+        "paths": shallow[:MAX_WATCHED],
+        "folders": sorted(folders),
+        "names": sorted({name.partition(".")[0] for name in sys.modules}),
+    }
 
 
 def _is_site(directory: str) -> bool:
@@ -140,6 +156,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; it is for the front end
     request, _ = orders.receive(control)
+    began = time.time_ns()
     default_backend()  # matplotlib reads it when it is imported
     try:
         with blas.single_threaded():
@@ -150,7 +167,7 @@ def main() -> None:
     module_files()
     gc.collect()
     gc.freeze()
-    orders.send(control, {"ready": True, "watch": _watched()})
+    orders.send(control, {"ready": True, "began": began, "watch": _watched()})
     sock = serve(control)
     if sock is not None:
         signal.signal(signal.SIGINT, signal.default_int_handler)

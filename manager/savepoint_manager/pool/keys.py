@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from savepoint_kernel.orders import Order, split_arguments
@@ -69,33 +68,3 @@ def key_of(order: Order) -> Key:
         tuple(variables),
         order.cwd if relative else "/",
     )
-
-
-class Fingerprint:
-    """Tells whether files have changed since they were looked at.
-
-    A directory's time changes when a file is added, removed or replaced in it, as installers do.
-    """
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        self._times = {path: _time(path) for path in paths}
-
-    def add(self, paths: Iterable[str]) -> None:
-        """Watch more."""
-        self._times.update((path, _time(path)) for path in paths if path not in self._times)
-
-    @property
-    def name(self) -> str:
-        """A short name: another one when something has changed."""
-        return hashlib.sha256(repr(sorted(self._times.items())).encode()).hexdigest()[:8]
-
-    def changed(self) -> str | None:
-        """Return a path that is not as it was, None if there is none."""
-        return next((path for path, time in self._times.items() if _time(path) != time), None)
-
-
-def _time(path: str) -> int | None:
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return None  # that is a state too: it may appear

@@ -1,7 +1,7 @@
 """The standbys of one key, and the zygote that makes them.
 
 A standby is made when there are too few and the machine has time for it. Which are left when the
-environment changes (`keys.Fingerprint`) are ended, with their zygote, and made anew.
+environment changes (`fingerprint`) are ended, with their zygote, and made anew.
 
 Threads: the daemon's event loop.
 """
@@ -25,7 +25,8 @@ from savepoint_kernel.orders import Order, OrderRefused
 
 from .channel import Channel
 from .config import Pool
-from .keys import Fingerprint, Key
+from .fingerprint import Fingerprint
+from .keys import Key
 from .reaper import Reaper
 
 ZYGOTE = "savepoint_kernel.zygote"
@@ -321,9 +322,15 @@ class Standbys:
             if "refused" in message:
                 raise NoStandby(message["refused"])
             raise StandbyLost("the zygote ended while it was made")
+        fingerprint = Fingerprint(**message["watch"])
+        changed = fingerprint.changed_since(message["began"])
+        if changed:  # an installation is under way, and what was imported may be of before
+            self._log.info("%s: %s has changed meanwhile, starting anew", self.key.name, changed)
+            control.close()
+            raise StartedAnew("starting")
         self._check_fresh()  # there may be standbys of another zygote
         self._control = control
-        self._fingerprint = Fingerprint(message["watch"])
+        self._fingerprint = fingerprint
         self.zygote = process.pid
         ended.add_done_callback(lambda ended: self._on_zygote_end(control, ended.result()))
 
