@@ -1,40 +1,34 @@
 """``jupyter savepoint pool``: the pool, for the person it belongs to.
 
-The pool needs none of these commands: front ends start it, and it ends by itself.
+The pool needs none of these commands: front ends start it, and it ends by itself. `warm` has a
+module of its own, as it needs jupyter_client, whose import takes longer than all the others do.
 
 Threads: the main thread.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import select
-import socket
 import sys
-import time
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from jupyter_client.kernelspec import NoSuchKernel
-from jupyter_client.manager import KernelManager
 from jupyter_core.application import JupyterApp, base_aliases, base_flags
-from traitlets import Bool, Int, default
+from traitlets import Bool, default
 from traitlets.config import Config, Configurable
 from traitlets.config.application import catch_config_error
 from traitlets.config.loader import JSONFileConfigLoader, PyFileConfigLoader
 
 from savepoint_kernel import launch
-from savepoint_kernel.kernelspec import KERNEL_NAME
-from savepoint_kernel.orders import Message, Order
+from savepoint_kernel.orders import Message
 
 from . import client, report
 from .client import NoAnswer, NoPool
-from .config import ALIASES, CONFIG_FILE, Modules, Pool
+from .config import ALIASES, CONFIG_FILE, Pool
 from .directory import LOG, private_directory
-from .provisioner import SavepointProvisioner
 
 STATUS: Message = {"op": "status"}
 
@@ -42,7 +36,7 @@ STOP_TIMEOUT = 30.0
 """Seconds a daemon has to end when told to."""
 
 
-class _Command(JupyterApp):
+class Command(JupyterApp):
     """What the subcommands have in common."""
 
     aliases: dict[Any, Any] = {}
@@ -144,7 +138,7 @@ class _Command(JupyterApp):
         return f"{text.splitlines()[-1] if text else 'it did not say why'} ({self.log_file})"
 
 
-class StartApp(_Command):
+class StartApp(Command):
     """Starts the daemon."""
 
     name = "jupyter-savepoint-pool-start"
@@ -179,17 +173,14 @@ class StartApp(_Command):
         except NoPool:
             status = self.start_daemon(self._options)
             print(f"Started process {status['pid']}. The pool is in {self.directory}")
-            print(f"To have standbys before the first kernel: {_WARM}")
+            print("To have standbys before the first kernel: jupyter savepoint pool warm")
             return
         print(f"Runs already, as process {status['pid']}. The pool is in {self.directory}")
         if self.cli_config.get("Pool"):
             print("It goes on with the options it has; for others, stop it and start it again.")
 
 
-_WARM = f"jupyter savepoint pool warm {KERNEL_NAME}"
-
-
-class StopApp(_Command):
+class StopApp(Command):
     """Ends the daemon."""
 
     name = "jupyter-savepoint-pool-stop"
@@ -222,7 +213,7 @@ class StopApp(_Command):
         print(f"Stopped. Kernels in use, which go on: {kernels}")
 
 
-class StatusApp(_Command):
+class StatusApp(Command):
     """Says what the daemon does."""
 
     name = "jupyter-savepoint-pool-status"
@@ -232,7 +223,7 @@ class StatusApp(_Command):
     the environment. The exit status is 1 if there is no daemon.
     """
     flags = {
-        **_Command.flags,
+        **Command.flags,
         "json": ({"StatusApp": {"json": True}}, "For programs: one JSON object."),
     }
     json = Bool(False, help="Print one JSON object.").tag(config=True)
@@ -259,7 +250,7 @@ class StatusApp(_Command):
         )
 
 
-class ConfigApp(_Command):
+class ConfigApp(Command):
     """Says what the options are."""
 
     name = "jupyter-savepoint-pool-config"
@@ -308,98 +299,6 @@ class ConfigApp(_Command):
             print(report.render_options([(name, value, "") for name, value in others.items()]))
 
 
-class WarmApp(_Command):
-    """Has standbys made for a kernelspec."""
-
-    name = "jupyter-savepoint-pool-warm"
-    description = f"""Keep standbys for a kernelspec, and wait until they are ready.
-
-    Without a name, for {KERNEL_NAME}. It holds until the daemon ends; `jupyter savepoint pool
-    config` says where options for good belong. Run it in the environment the front end runs in:
-    to a front end with another PYTHONPATH or LANG, say, they are of no use.
-    """
-    examples = dedent(
-        """
-        jupyter savepoint pool warm savepoint
-        jupyter savepoint pool warm savepoint -n 4 --preload numpy,pandas,matplotlib
-        """
-    )
-    aliases = {("n", "min-idle"): "WarmApp.min_idle", "preload": "WarmApp.preload"}
-    flags = {
-        **_Command.flags,
-        "no-wait": ({"WarmApp": {"wait": False}}, "Do not wait until they are ready."),
-    }
-    most_arguments = 1
-    min_idle = Int(
-        None,
-        allow_none=True,
-        min=0,
-        help="How many to keep; as many as c.Pool.min_idle if not given.",
-    ).tag(config=True)
-    preload = Modules(
-        help="""Modules to import beforehand, with commas between them. Those of c.Pool.preload if
-        not given.""",
-    ).tag(config=True)
-    wait = Bool(True, help="Wait until they are ready.").tag(config=True)
-
-    def run(self) -> None:
-        """Ask for them."""
-        self.require_pool()
-        name = self.extra_args[0] if self.extra_args else KERNEL_NAME
-        message: Message = {"op": "warm", "wait": self.wait, **self._order_of(name).as_message()}
-        if self.min_idle is not None:
-            message["min_idle"] = self.min_idle
-        if "preload" in self.config.get("WarmApp", {}):
-            message["preload"] = self.preload
-        began = time.monotonic()
-        with self._connect() as sock:
-            key = self._checked(client.ask(sock, message), name)["key"]
-            if not self.wait:
-                print(
-                    f"Standbys for {name} (key {key}) are being made: see jupyter savepoint pool "
-                    f"status, and {self.log_file} if they don't come."
-                )
-                return
-            sock.settimeout(None)  # imports may take long; the daemon limits that
-            answer = self._checked(client.answer_on(sock), name)
-        took = time.monotonic() - began
-        print(
-            f"{report.count(answer['ready'], 'standby')} for {name} (key {key}) after {took:.1f} s"
-        )
-
-    def _connect(self) -> socket.socket:
-        try:
-            return client.connect(self.directory)
-        except NoPool:
-            self.start_daemon([])
-            return client.connect(self.directory)
-
-    def _checked(self, answer: Message, name: str) -> Message:
-        problem = answer.get("problem") or answer.get("miss")
-        if problem or not answer:
-            sys.exit(
-                f"No standbys for {name}: {problem or 'the pool was stopped'}\n"
-                f"All is as it was before. The log is {self.log_file}"
-            )
-        return answer
-
-    def _order_of(self, name: str) -> Order:
-        """Spell a kernelspec as front ends do when they ask the pool."""
-        manager = KernelManager(kernel_name=name, connection_file=os.devnull, parent=self)
-        try:
-            spec = manager.kernel_spec
-        except NoSuchKernel as error:
-            sys.exit(f"{error}. `jupyter kernelspec list` shows the kernels there are.")
-        provisioner = SavepointProvisioner(kernel_id="", kernel_spec=spec, parent=manager)
-        order = asyncio.run(provisioner.order())
-        if order is None:
-            sys.exit(
-                f"The kernelspec {name!r} starts no Savepoint kernel, and the pool has no others. "
-                "`python -m savepoint_kernel install` makes a kernelspec that does."
-            )
-        return order
-
-
 class PoolApp(JupyterApp):
     """Does nothing by itself but name its subcommands."""
 
@@ -410,7 +309,10 @@ class PoolApp(JupyterApp):
     subcommand_description = "Each has a help of its own: jupyter savepoint pool warm --help"
     subcommands: dict[str, Any] = {
         "status": (StatusApp, "Show what is kept ready, for whom, and how quickly it was given."),
-        "warm": (WarmApp, "Keep standbys for a kernelspec, with modules imported beforehand."),
+        "warm": (
+            "savepoint_manager.pool.warm.WarmApp",
+            "Keep standbys for a kernelspec, with modules imported beforehand.",
+        ),
         "config": (ConfigApp, "Show the options and where they are set."),
         "start": (StartApp, "Start the daemon."),
         "stop": (StopApp, "Stop the daemon; kernels that are in use go on."),

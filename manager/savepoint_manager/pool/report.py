@@ -41,6 +41,7 @@ def _rows(key: Status) -> list[tuple[str, str]]:
     return [
         ("problem", key["problem"] or ""),
         ("arguments", " ".join(key["arguments"])),
+        ("directory", key["cwd"] if key["cwd"] != "/" else ""),
         ("preload", ", ".join(key["preload"])),
         ("standbys", f"{len(idle)} of {key['min_idle']}, {key['warming']} warming"),
         ("in use", str(key["in_use"])),

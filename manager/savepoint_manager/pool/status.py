@@ -42,6 +42,7 @@ def _describe_key(daemon: Daemon, pool: Standbys) -> Message:
         "options": list(pool.key.options),
         "arguments": list(pool.key.arguments),
         "variables": dict(pool.key.variables),
+        "cwd": pool.key.cwd,
         "environment": pool.environment,
         "preload": pool.preload,
         "min_idle": pool.min_idle,
