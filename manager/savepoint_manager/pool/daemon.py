@@ -24,6 +24,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -47,6 +48,9 @@ from .standbys import NoStandby, Standby, Standbys
 from .status import describe
 
 BACKLOG = 512
+ACCEPT_AGAIN = 0.5
+"""Seconds between two attempts to accept a connection without a descriptor for it."""
+
 LOG_SIZE = 1 << 20
 """Bytes at which the log of the last daemon is not continued."""
 
@@ -125,8 +129,19 @@ class Daemon:
                 self._last_used = time.monotonic()
 
     def _accept_next(self, listener: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+        try:
             self._accept(listener.accept()[0], ours=False)
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:  # no descriptor is free; one will be when a kernel ends
+            self._log.warning("A client has to wait: %s", error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)
+            loop.call_later(ACCEPT_AGAIN, self._accept_again, listener)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept_next, listener)
 
     def _accept(self, sock: socket.socket, *, ours: bool) -> None:
         """Serve a connection; ours is that of the process which has started us, and may be gone."""
@@ -338,6 +353,8 @@ class DaemonApp(JupyterApp):
         directory = private_directory(self.directory or launch.pool_directory(os.environ))
         first = socket.socket(fileno=self.first) if self.first >= 0 else None
         log_file = _redirect(directory / LOG)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each kernel takes one
         self.log.setLevel(logging.INFO)
         with log_file:
             daemon = Daemon(directory, Pool(parent=self), log_file)

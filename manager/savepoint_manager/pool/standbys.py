@@ -263,6 +263,9 @@ class Standbys:
                 self._lose(str(error))
             except (NoStandby, OSError, OrderRefused, asyncio.TimeoutError) as error:
                 self._give_up(str(error) or f"not ready after {START_TIMEOUT:g} s")
+            except Exception as error:  # a zygote of another version, say
+                self._log.exception("%s: no standbys", self.key.name)
+                self._give_up(f"{error!r} (see the pool's log)")
             await self._next_time()
 
     async def _next_time(self) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 from jupyter_client.manager import KernelManager
 
-from savepoint_manager.pool.client import UNKNOWN
+from savepoint_manager.pool.client import UNKNOWN, connect
 from tests.kernel.harness import Kernel
 
-from .harness import Pool, alive, await_end, kill, until
+from .harness import Pool, alive, await_end, kill, open_pool, until
 
 ANSWER = "6 * 7"
 
@@ -201,3 +202,26 @@ def test_nothing_is_left_of_many_kernels(own_pool: Pool) -> None:
     (key,) = own_pool.await_ready(2)["keys"]
     assert own_pool.processes().keys() == {key["zygote"], *key["standbys"]}
     assert psutil.STATUS_ZOMBIE not in own_pool.processes().values()
+
+
+def test_daemon_that_nobody_needs_ends() -> None:
+    with open_pool("c.Pool.idle_timeout = 0.1\n") as pool:
+        with pool.kernel():
+            log = pool.directory / "pool.log"
+            until(lambda: log.exists() and "Not used for 0.1 s" in pool.log, "the daemon ends")
+        until(lambda: not (pool.directory / "pool.sock").exists(), "its socket is removed")
+
+
+def test_clients_wait_while_the_daemon_has_no_descriptors(own_pool: Pool) -> None:
+    own_pool.have_standbys()
+    daemon = psutil.Process(own_pool.await_ready(2)["pid"])
+    limit = daemon.rlimit(psutil.RLIMIT_NOFILE)
+    assert limit[0] == limit[1]
+    daemon.rlimit(psutil.RLIMIT_NOFILE, (daemon.num_fds() + 3, limit[1]))
+    with ExitStack() as stack:
+        for _ in range(9):
+            stack.enter_context(connect(str(own_pool.directory)))
+        until(lambda: "has to wait" in own_pool.log, "it can't accept more")
+        daemon.rlimit(psutil.RLIMIT_NOFILE, limit)
+    with own_pool.warm_kernel() as kernel:
+        assert kernel.eval(ANSWER) == "42"
