@@ -198,19 +198,25 @@ class StopApp(Command):
             print(f"Nothing to stop. {error}")
             return
         with sock:
-            daemon = os.pidfd_open(client.peer_of(sock))
-            try:
-                answer = client.ask(sock, {"op": "stop"})
-                if "miss" in answer:
-                    raise NoPool(f"The pool refuses: {answer['miss']}")
-                poll = select.poll()
-                poll.register(daemon, select.POLLIN)
-                if not poll.poll(STOP_TIMEOUT * 1000):
-                    raise NoAnswer(f"the pool has not ended in {STOP_TIMEOUT:g} s")
-            finally:
-                os.close(daemon)
-        kernels = answer.get("kernels", 0)
-        print(f"Stopped. Kernels in use, which go on: {kernels}")
+            answer = client.ask(sock, {"op": "stop"})
+            if "miss" in answer:
+                raise NoPool(f"The pool says: {answer['miss']}")
+            _await_end(client.peer_of(sock))
+        print(f"Stopped. Kernels in use, which go on: {answer.get('kernels', 0)}")
+
+
+def _await_end(pid: int) -> None:
+    try:
+        daemon = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(daemon, select.POLLIN)
+        if not poll.poll(STOP_TIMEOUT * 1000):
+            raise NoAnswer(f"The pool, process {pid}, has not ended in {STOP_TIMEOUT:g} s.")
+    finally:
+        os.close(daemon)
 
 
 class StatusApp(Command):
