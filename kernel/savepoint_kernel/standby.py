@@ -70,6 +70,8 @@ class StandbyApp(SavepointKernelApp):
             zmq.ZMQError: a port is taken.
         """
         self.waiting = False
+        # Read from the environment when ipykernel is imported; it prints a note without one.
+        self.parent_handle = int(os.environ.get("JPY_PARENT_PID") or 0)
         handover.default_backend()
         self.shell.init_environment()
         self._take_stdio(stdio)

@@ -13,7 +13,7 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     exec(request["setup"])
     manager = KernelManager(kernel_name="savepoint")
-    manager.start_kernel(env=dict(os.environ), **request["options"])
+    manager.start_kernel(env=dict(os.environ), stdout=sys.stderr, **request["options"])
     answer = {"pid": manager.provisioner.pid, "connection_file": manager.connection_file}
     print(json.dumps(answer), flush=True)
     sys.stdin.read()

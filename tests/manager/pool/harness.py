@@ -1,7 +1,6 @@
 """A pool of the test's own, the front ends that use it, and its processes as the system shows them.
 
-A pool starts as it does for a user: the first kernel finds none, starts by itself and wakes the
-daemon.
+A daemon starts as it does for a user: by whoever finds none.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ import psutil
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from savepoint_manager.pool.client import NoPool, request
+from savepoint_kernel.orders import order_of
+from savepoint_manager.pool.client import NoPool, request, start_daemon
 from tests.kernel.harness import PATIENCE, Kernel
 
 Message = dict[str, Any]
@@ -95,7 +95,7 @@ class Pool:
 
     @property
     def key(self) -> Message:
-        """The key that was asked for last."""
+        """The newest key."""
         status = self.status()
         assert status is not None, "there is no daemon"
         return status["keys"][-1]
@@ -181,11 +181,10 @@ class Pool:
         env: Mapping[str, str] | None = None,
         cwd: str = "/",
     ) -> None:
-        """Have the daemon make standbys for such kernels, by way of a kernel if there is none."""
+        """Have standbys made for such kernels; without a daemon, start it as a kernel does."""
         order = self.order(*arguments, env=self.env if env is None else env, cwd=cwd)
         if self.status() is None:
-            with self.kernel(*arguments, env=env):
-                pass
+            start_daemon(str(self.directory), order_of(order))
             self.await_status(lambda status: True, "there is a daemon")
         key = self.ask(op="warm", **order)["key"]
 

@@ -171,8 +171,8 @@ def test_pipes_of_the_front_end_end_with_the_kernel(pool: Pool) -> None:
         process = kernel.manager.provisioner.process
         kernel.ok("import os; os.write(1, b'one'); os.write(2, b'two')")
         os.kill(kernel.pid, 9)
-        assert process.stdout.read().endswith(b"one")
-        assert process.stderr.read().endswith(b"two")
+        assert process.stdout.read() == b"one"
+        assert process.stderr.read() == b"two"
         process.stdout.close()
         process.stderr.close()
 
