@@ -60,7 +60,7 @@ class StartedAnew(NoStandby):
 
 
 class StandbyLost(NoStandby):
-    """A standby has ended unasked."""
+    """A standby, or the zygote, has ended unasked or is of no use."""
 
 
 @dataclass(slots=True, eq=False)
@@ -328,9 +328,8 @@ class Standbys:
         fingerprint = Fingerprint(**message["watch"])
         changed = fingerprint.changed_since(message["began"])
         if changed:  # an installation is under way, and what was imported may be of before
-            self._log.info("%s: %s has changed meanwhile, starting anew", self.key.name, changed)
             control.close()
-            raise StartedAnew("starting")
+            raise StandbyLost(f"{changed} changed while the zygote started")
         self._check_fresh()  # there may be standbys of another zygote
         self._control = control
         self._fingerprint = fingerprint

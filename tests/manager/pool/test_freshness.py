@@ -6,11 +6,14 @@ import os
 import shutil
 import site
 import sys
+import time
 import venv
 from pathlib import Path
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
+
+from savepoint_manager.pool.fingerprint import Fingerprint
 
 from .harness import Pool, open_pool
 
@@ -102,6 +105,17 @@ def test_edited_module_and_changed_configuration_are_the_new_ones(tmp_path: Path
             "c = get_config()\nc.InteractiveShell.ast_node_interactivity = 'all'\n"
         )
         assert seen() == ["2", "True", "'all'"]
+
+
+def test_change_while_a_zygote_starts_is_seen(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text("")
+    began = time.time_ns()
+    assert Fingerprint([str(module)]).changed_since(began + 1_000_000_000) is None
+    os.utime(module, ns=(began + 1, began + 1))
+    assert Fingerprint([str(module)]).changed_since(began) == str(module)
+    os.utime(module, ns=(began + 10**15, began + 10**15))  # by a clock that was wrong
+    assert Fingerprint([str(module)]).changed_since(began) is None
 
 
 def test_files_that_are_no_modules_change_nothing(pool: Pool, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_nothing_is_left_of_many_kernels(own_pool: Pool) -> None:
     cycle()
     own_pool.await_ready(2)
     before = daemon.num_fds(), ours.num_fds(), set(runtime.iterdir())
-    for _ in range(30):
+    for _ in range(50):
         cycle()
     own_pool.await_status(lambda status: status["kernels"] == 0, "no kernel is left")
     own_pool.await_ready(2)
