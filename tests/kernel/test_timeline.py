@@ -366,6 +366,18 @@ def test_process_state_goes_along(kernel, tmp_path):
     assert kernel.eval("'NEW' in os.environ") == "False"
 
 
+def test_what_a_cell_leaves_is_committed_beside_a_completion(own_kernel):
+    own_kernel.ok("x = 1")
+    own_kernel.ok(
+        "import sys, threading\nfrom savepoint_kernel.activity import COMPLETIONS\n"
+        "COMPLETIONS.__enter__(); threading.Timer(0.2, COMPLETIONS.__exit__).start()\n"
+        "sys.path.append('/added')"
+    )
+    own_kernel.ok("x = 2; sys.path.append('/more')")
+    own_kernel.ok("%undo")
+    assert own_kernel.eval("x, sys.path[-1]") == "(1, '/added')"
+
+
 def test_commit_after_an_undo_has_the_process_as_it_is_then(kernel, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
@@ -498,7 +510,7 @@ def test_module_from_a_path_the_session_added_is_found_again(tmp_path):
         kernel.ok(f"%restore {number} thing\nimport sys")
         assert kernel.eval(f"thing.value, {str(tmp_path)!r} in sys.path") == "(3, False)"
     with start_kernel(session) as kernel:
-        kernel.ok("%restore")
+        kernel.ok(f"%restore {number}")
         assert kernel.eval("thing.value") == "3"
 
 

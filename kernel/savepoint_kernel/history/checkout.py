@@ -141,6 +141,7 @@ class Checkout:
             CheckpointNotFound: the commit has no such name.
             UnrestorableState: a value could not be loaded; nothing was changed.
         """
+        self._present.await_completions()
         table = self.table(target)
         view = self._present.view.read()
         wanted = set(table.ranks) if names is None else set(names)
@@ -193,6 +194,7 @@ class Checkout:
             inside: whether there are commits in between, of a block in the cell.
             arrive: called when the state is that one.
         """
+        self._present.await_completions()
         view = self._present.view.read()
         dropped = {name for group in self._present.tracker.groups for name in group.dropped}
         touched = (

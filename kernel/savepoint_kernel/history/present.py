@@ -11,6 +11,7 @@ Threads: the main thread, but `note_code` and `suspect_all`, which any thread ma
 from __future__ import annotations
 
 import dis
+import time
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -31,6 +32,9 @@ _OF_COMPLETIONS = frozenset(
     {"garbage collector", "logging", "recursion limit", "sys.path", "warnings.filters"}
 )
 """State of the process that completing changes; see `activity`."""
+
+PATIENCE = 1.0
+"""Seconds that a commit or a way back waits for completions; the first one takes half of it."""
 
 _STORES = frozenset(
     dis.opmap[name] for name in ("STORE_ATTR", "STORE_SUBSCR", "DELETE_ATTR", "DELETE_SUBSCR")
@@ -161,12 +165,21 @@ class Present:
         """Return the ranks of names; the known ones if nothing was added, removed or moved."""
         return self.ranks if list(view) == list(self.ranks) else _ranked(view, self.ranks)
 
+    def await_completions(self) -> None:
+        """Wait for what changes the process beside the cells, and then puts back what it met."""
+        self._completions.wait(PATIENCE)
+
     def capture(self) -> ProcessState:
-        """Return the state of the process; while a completion changes it, as far as it doesn't."""
-        begun, active = self._completions.begun, self._completions.active
-        state = self.participants.capture()
-        if not active and self._completions.begun == begun:
-            return state
+        """Return the state of the process, but for what a long completion changes meanwhile."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            self.await_completions()
+            begun, active = self._completions.begun, self._completions.active
+            state = self.participants.capture()
+            if not active and self._completions.begun == begun:
+                return state
+            if time.monotonic() >= until:
+                break
         kept = _OF_COMPLETIONS & self.process.tokens.keys()
         return ProcessState(
             {**state.tokens, **{name: self.process.tokens[name] for name in kept}}, state.errors
