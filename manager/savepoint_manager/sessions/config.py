@@ -35,12 +35,12 @@ class PoolConfig:
             False: it is kept for the next session and only its names are cleared. Modules, threads,
             the environment, files and the timeline stay as they are, so the users of such a pool
             have to trust each other.
-        health_interval: how often ready kernels are asked for a sign of life, and how long they
-            have to give it. Death is noticed at once.
+        health_interval: how often ready kernels are asked for a sign of life; those that give none
+            within ten seconds are replaced. Death is noticed at once.
         refill_delay: how long a ready kernel that was taken is not replaced, so that starting its
             successor does not slow down who took it. While the machine is busy it takes longer.
         start_timeout: how long a kernel may take to start, warm-up included.
-        kernel_name: the kernelspec. Warm-up, ``lib_paths``, clear and evaluate are for Python.
+        kernel_name: the kernelspec. ``preload``, ``lib_paths``, clear and evaluate are for Python.
         env: variables for the kernels, on top of those of this process.
         cwd: directory of the kernels; default: that of this process.
     """

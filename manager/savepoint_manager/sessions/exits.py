@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from dataclasses import dataclass
 
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
+from ..causes import OutOfMemory, cause_of, oom_counter, signal_name
 from ..exceptions import KernelDied
 
 _POLL = 0.1
@@ -41,28 +41,26 @@ class Exit:
         return KernelDied(self.what, self.exit_code, self.signal)
 
 
-def exit_of(code: int | None) -> Exit:
+def exit_of(code: int | None, out_of_memory: bool) -> Exit:
     """Return what a return code, as of `subprocess`, means."""
+    what = cause_of(code, out_of_memory=out_of_memory)
     if code is None:
-        return Exit("ended; its exit status is not known")
+        return Exit(what)
     if code >= 0:
-        return Exit(f"ended with exit status {code}", exit_code=code)
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:  # a real-time signal
-        name = f"signal {-code}"
-    return Exit(f"was killed by {name}", signal=name)
+        return Exit(what, exit_code=code)
+    return Exit(what, signal=signal_name(-code))
 
 
 async def wait_for_exit(manager: AsyncKernelManager) -> Exit:
     """Wait until the process of a started kernel has ended."""
     provisioner = manager.provisioner
     assert provisioner is not None
+    out_of_memory = OutOfMemory(oom_counter(getattr(provisioner, "pid", None) or 0))
     if isinstance(provisioner, LocalProvisioner) and provisioner.pid is not None:
         await _wait_for_process(provisioner.pid)
     while await manager.is_alive():
         await asyncio.sleep(_POLL)
-    return exit_of(await provisioner.poll())
+    return exit_of(await provisioner.poll(), bool(out_of_memory))
 
 
 async def _wait_for_process(pid: int) -> None:

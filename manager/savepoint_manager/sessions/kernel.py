@@ -125,9 +125,11 @@ class Kernel:
 
         Args:
             reason: what requests still under way are told, as in "The kernel {reason}".
-            now: kill it; otherwise it is asked first, and has five seconds.
+            now: kill it; otherwise it is asked first, and has five seconds. If it is dead, this
+                goes for its child processes.
         """
         if self._end is None:
+            now = now or self.exit is not None
             self._fail(Exit(reason))
             self._end = asyncio.ensure_future(self._stop(now))
         await asyncio.shield(self._end)

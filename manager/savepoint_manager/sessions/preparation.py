@@ -39,7 +39,7 @@ async def make_kernel(launch: Launch, context: zmq.asyncio.Context) -> Kernel:
         KernelStartTimeout: it took too long; it was killed.
         WarmupFailed: what it was to run first raised; it was ended.
         KernelDied: it ended by itself.
-        UnsupportedByKernel: it is no Python to prepare.
+        UnsupportedByKernel: it is no Python, and is to import something.
     """
     try:
         return await asyncio.wait_for(_make(launch, context), launch.start_timeout)
@@ -80,17 +80,17 @@ async def prepare(kernel: Kernel) -> None:
     Raises:
         WarmupFailed: something raised.
         KernelDied: it ended.
-        UnsupportedByKernel: it is no Python.
+        UnsupportedByKernel: it is no Python, and is to import something.
     """
     launch = kernel.launch
     cells = []
     if launch.lib_paths or launch.preload:
+        kernel.require(kernel.is_python, "lib_paths and preload")
         cells.append(call("prepare", [str(path) for path in launch.lib_paths], launch.preload))
     if launch.warmup_code:
         cells.append(launch.warmup_code)
     if not cells:
         return
-    kernel.require(kernel.is_python, "lib_paths, preload and warm-up")
     for cell in cells:
         reply = await kernel.run_silently(cell)
         if reply["status"] != "ok":

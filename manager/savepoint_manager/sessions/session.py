@@ -24,7 +24,7 @@ from ..exceptions import EvaluationFailed, NoInputRequired, NotJSON, PoolClosed
 from .events import Event, InputRequired, done_of, error_of, event_of, failure_kind
 from .kernel import Kernel
 from .preparation import CHECKPOINT, prepare
-from .remote import VALUE, call
+from .remote import VALUE, call, not_json
 from .requests import Request
 from .states import SessionState, check_transition
 
@@ -208,10 +208,10 @@ class Session:
             NotJSON: the value is none, or ``inputs`` are none.
             KernelDied: the kernel ended.
         """
-        try:
-            cell = call("evaluate", code, inputs or {}, awaits=True)
-        except (TypeError, ValueError) as error:
-            raise NotJSON(f"inputs: {error}") from error
+        names = dict(inputs or {})
+        if strange := not_json(names, "inputs"):
+            raise NotJSON(strange)
+        cell = call("evaluate", code, names, awaits=True)
         self._kernel.require(self._kernel.is_python, "evaluate")
         metadata = {} if timeout is None else {"timeout": timeout}
         request = await self._submit(

@@ -24,6 +24,9 @@ from .kernel import Kernel
 from .load import quiet_moment
 from .waiters import TooLate, Waiters
 
+PATIENCE = 10.0
+"""Seconds a ready kernel has to give a sign of life."""
+
 _SLOWEST_RETRY = 60.0
 """Seconds between attempts to start a kernel after many that failed."""
 
@@ -273,7 +276,7 @@ class Spares:
         unused = spare and config.idle_timeout is not None and waited > config.idle_timeout
         if old or unused:
             self.end(kernel)
-        elif not await kernel.check(config.health_interval) and kernel in self._ready:
+        elif not await kernel.check(PATIENCE) and kernel in self._ready:
             _log.warning("The ready kernel %s does not answer; it is replaced", kernel.id)
             self.end(kernel, now=True)
 

@@ -104,8 +104,15 @@ async def pid(session: Session) -> int:
 
 def children() -> set[psutil.Process]:
     """Return the processes that this process has started and that live."""
-    mine = psutil.Process().children(recursive=True)
-    return {child for child in mine if child.status() != psutil.STATUS_ZOMBIE}
+    return set(filter(alive, psutil.Process().children(recursive=True)))
+
+
+def alive(process: psutil.Process) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def connection_files() -> set[Path]:

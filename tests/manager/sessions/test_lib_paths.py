@@ -24,12 +24,7 @@ def library(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("own", "of_pool", "found"),
-    [
-        (["explicit", "second"], ["pool"], "explicit"),
-        (["second", "explicit"], ["pool"], "second"),
-        ([], ["pool"], "pool"),
-        ([], [], "environment"),
-    ],
+    [(["second", "explicit"], ["pool"], "second"), ([], ["pool"], "pool"), ([], [], "environment")],
 )
 async def test_explicit_paths_come_first_then_those_of_the_environment(
     library: Path, own: list[str], of_pool: list[str], found: str
@@ -41,17 +36,17 @@ async def test_explicit_paths_come_first_then_those_of_the_environment(
         warmup_code="import library",
     ) as pool:
         session = await pool.acquire(lib_paths=[str(library / name) for name in own])
-        assert session.lib_paths == tuple(library / name for name in [*own, *of_pool])
-        for _ in range(2):
+        for again in (True, False) if own else (False,):
             assert await session.evaluate("library.where") == found
-            path = await session.evaluate("__import__('sys').path")
             explicit = [str(library / name) for name in [*own, *of_pool]]
+            assert [str(path) for path in session.lib_paths] == explicit
+            path = await session.evaluate("__import__('sys').path")
             assert path[: len(explicit)] == explicit
             assert len(path) == len(set(path))
-            environment = path.index(str(library / "environment"))
-            packages = [i for i, entry in enumerate(path) if entry.endswith("site-packages")]
-            assert environment < min(packages)
-            await session.reset()
+            packages = next(i for i, entry in enumerate(path) if entry.endswith("site-packages"))
+            assert path.index(str(library / "environment")) < packages
+            if again:
+                await session.reset()
 
 
 async def test_child_processes_find_them_too(library: Path) -> None:

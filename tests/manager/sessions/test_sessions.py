@@ -22,9 +22,9 @@ from .harness import done, names, ok, output, pid, pool_of, run, text, value
 
 STUBBORN = """
 import time
-print("begun", flush=True)
 while True:
     try:
+        print("begun", flush=True)
         time.sleep(1000)
     except KeyboardInterrupt:
         pass
