@@ -21,7 +21,7 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from queue import Empty
 from typing import Any
 
@@ -73,7 +73,7 @@ class Kernel:
         """How it ended; None while it lives."""
         self.on_exit: Callable[[Kernel], None] = lambda kernel: None
         """Called when it ends by itself."""
-        self._late: deque[Event] = deque()
+        self._late: deque[Message] = deque()
         self._late_dropped = 0
         self._info: Message = {}
         self._context = context
@@ -135,11 +135,7 @@ class Kernel:
         await asyncio.shield(self._end)
 
     async def _stop(self, now: bool) -> None:
-        own = asyncio.current_task()
-        tasks = [task for task in self._tasks if task is not own]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cancel(self._tasks)
         try:
             await self._manager.shutdown_kernel(now=now)
         except asyncio.CancelledError:  # the loop is about to close
@@ -284,7 +280,7 @@ class Kernel:
 
     def take_late(self) -> tuple[list[Event], int]:
         """Return what came for no running request since the last call, and how much was dropped."""
-        taken = list(self._late), self._late_dropped
+        taken = [event_of(message) for message in self._late], self._late_dropped
         self._late.clear()
         self._late_dropped = 0
         return taken
@@ -295,6 +291,12 @@ class Kernel:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _cancel(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        cancelled = list(tasks)
+        for task in cancelled:
+            task.cancel()
+        await asyncio.gather(*cancelled, return_exceptions=True)
 
     async def _read(self, channel: str) -> None:
         while True:
@@ -338,7 +340,7 @@ class Kernel:
         if len(self._late) == LATE:
             self._late.popleft()
             self._late_dropped += 1
-        self._late.append(event_of(message))
+        self._late.append(message)
 
     def _take_prompt(self, prompt: Message, request: Request | None) -> None:
         if request is None:
@@ -360,10 +362,7 @@ class Kernel:
 
     async def _watch(self) -> None:
         end = await wait_for_exit(self._manager)
-        readers = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in readers:
-            task.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
+        await self._cancel(task for task in self._tasks if task is not asyncio.current_task())
         for channel in ("iopub", "shell", "control"):
             await self._drain(channel)
         self._fail(end)

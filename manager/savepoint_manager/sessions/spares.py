@@ -157,20 +157,17 @@ class Spares:
         while self._full and left() != 0:
             if self._ready:
                 self.end(next(iter(self._ready)))
-            changes = {*self._starts, *self._ends}
+            changes = {*self._starts, *self._starts_apart, *self._ends}
             await asyncio.wait(changes, timeout=left(), return_when=asyncio.FIRST_COMPLETED)
         if left() == 0:
             raise TooLate
-        caller: Waiters[Kernel] = Waiters(self._leave)
+        caller: Waiters[Kernel] = Waiters(self.end)
         task = self._begin(launch, caller)
         try:
             return await caller.wait(left())
         except BaseException:
             task.cancel()
             raise
-
-    def _leave(self, kernel: Kernel) -> None:
-        self.end(kernel)
 
     def put(self, kernel: Kernel) -> None:
         """Take in a kernel that may be used, or end it if there are enough."""

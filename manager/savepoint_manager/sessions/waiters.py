@@ -28,7 +28,7 @@ class Waiters(Generic[T]):
         take_back: called with a value whose taker was cancelled at the moment it got it.
     """
 
-    def __init__(self, take_back: Callable[[T], None]) -> None:
+    def __init__(self, take_back: Callable[[T], object]) -> None:
         self._take_back = take_back
         self._queue: deque[asyncio.Future[T]] = deque()
 
