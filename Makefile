@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 # An extra is installed once, and again when what an editable install copies has changed.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-kernel test-all lint lab bench bench-state docs clean distclean
+.PHONY: help demo test test-kernel test-all lint lab bench bench-state acceptance docs clean distclean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -61,6 +61,14 @@ bench: $(INSTALLED)-bench ## measure against stock ipykernel and async-kernel
 bench-state: $(INSTALLED)-bench ## measure commits, rollback and undo in a session of a gigabyte
 	$(BIN)/python benchmarks/state.py $(BENCH_ARGS)
 
+# An environment of its own: plugins that those suites bring would take part in our tests.
+acceptance: ## the suites of jupyter_client, nbclient and jupyter_server on our parts; takes an hour
+	$(MAKE) run-acceptance VENV=.acceptance/venv
+
+.PHONY: run-acceptance
+run-acceptance: $(INSTALLED)-acceptance
+	$(BIN)/python scripts/acceptance $(ACCEPTANCE_ARGS)
+
 docs: $(INSTALLED)-docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -70,7 +78,7 @@ clean: ## remove what was built and cached; the environments stay
 	find kernel manager tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments too
-	rm -rf .venv .venv-3.*
+	rm -rf .venv .venv-3.* .acceptance
 
 $(INSTALLED)-%: pyproject.toml kernel/savepoint_kernel/launch.py $(wildcard kernelspec/*) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
