@@ -175,12 +175,12 @@ def test_malformed_requests_are_refused_and_leave_nothing(own_pool: Pool) -> Non
 
 def test_key_is_seen_nowhere(pool: Pool) -> None:
     with pool.warm_kernel() as kernel:
-        key = json.loads(Path(kernel.manager.connection_file).read_text())["key"]
-        assert key
+        secret = json.loads(Path(kernel.manager.connection_file).read_text())["key"]
+        assert secret
         status = pool.status()
         assert status is not None
-        for pid in (status["pid"], kernel.pid, *pool.processes()):
-            assert key not in Path(f"/proc/{pid}/cmdline").read_text()
-            assert key not in Path(f"/proc/{pid}/environ").read_text()
-        assert key not in pool.log
-        assert key not in json.dumps(status)
+        for pid in (status["pid"], kernel.pid, *(key["zygote"] for key in status["keys"])):
+            assert secret not in Path(f"/proc/{pid}/cmdline").read_text()
+            assert secret not in Path(f"/proc/{pid}/environ").read_text()
+        assert secret not in pool.log
+        assert secret not in json.dumps(status)
