@@ -16,10 +16,12 @@ from ipykernel.kernelapp import IPKernelApp
 from tornado.ioloop import IOLoop
 from traitlets import Dict, Float, Type, default
 
+from .exceptions import LimitTooLow
 from .history.savepoints import Savepoints
 from .interrupts import Interrupts, Redelivery
 from .iopub import QUEUE_LENGTH, IOPub
 from .kernel import SavepointKernel
+from .limits import Limits
 from .session import SharedSession
 from .shell import ZMQInteractiveShell
 
@@ -31,7 +33,7 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
     name = "savepoint-kernel"
     description = "The Savepoint kernel: IPython whose messages never wait for user code."
     kernel_class = Type(SavepointKernel, klass="ipykernel.kernelbase.Kernel").tag(config=True)
-    classes = [SavepointKernel, Savepoints, ZMQInteractiveShell, *IPKernelApp.classes[2:]]
+    classes = [SavepointKernel, Limits, Savepoints, ZMQInteractiveShell, *IPKernelApp.classes[2:]]
     subcommands = Dict(
         {
             "install": (
@@ -101,7 +103,14 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
         kills the stock kernel), or a KeyboardInterrupt raised in a task or callback beside the
         cell, which asyncio lets through. Then the interrupt ends the cell.
         """
-        if self.subapp is not None or self.trio_loop:
+        if self.subapp is not None:
+            return super().start()
+        try:
+            self.kernel.limits.enforce()
+        except LimitTooLow as error:
+            self.log.critical("%s", error)
+            self.exit(1)
+        if self.trio_loop:
             return super().start()
         if self.poller is not None:
             self.poller.start()

@@ -12,6 +12,29 @@ class ExecutionTimeout(KeyboardInterrupt):
     """
 
 
+class LimitExceeded(KeyboardInterrupt):
+    """A cell was interrupted because the kernel passed one of its limits (``Limits``).
+
+    It derives from KeyboardInterrupt for the same reasons.
+    """
+
+
+class MemoryLimitExceeded(LimitExceeded):
+    """The kernel and its child processes use more memory than they may."""
+
+
+class CpuLimitExceeded(LimitExceeded):
+    """The kernel has used the CPU time it may; it ends."""
+
+
+class ProcessLimitExceeded(LimitExceeded):
+    """The kernel has more child processes than it may; the newest ones were killed."""
+
+
+class LimitTooLow(ValueError):
+    """A limit leaves no room for the kernel itself; it was not started."""
+
+
 class InvalidRequest(ValueError):
     """A request carried metadata that cannot be honoured; the cell was not run."""
 

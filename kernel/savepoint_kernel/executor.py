@@ -7,7 +7,8 @@ Between "arm" and "disarm" KeyboardInterrupt may be raised at any bytecode; outs
 around the statements included, an interrupt waits for the next "arm". So a request gets exactly one
 reply, and no lock of the library is left taken.
 
-Threads: the main thread, but `running` and `actual_error` may be read from any.
+Threads: the main thread, but `running` and `actual_error` may be read from any, and `interrupt`
+called; it shares ``_ending`` with the main thread.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.interactiveshell import ExecutionResult, _asyncio_runner
 
 from .deadline import Deadline
-from .exceptions import ExecutionTimeout, InvalidRequest
+from .exceptions import ExecutionTimeout, InvalidRequest, LimitExceeded
 from .history.commit import CellInfo
 from .history.savepoints import Outcome
 from .history.transaction import Policy
@@ -64,6 +65,10 @@ class Cell:
     """The cell itself, while it awaits."""
     cancelled: bool = False
     """An interrupt cancelled its await (as opposed to raising in its code)."""
+    over: bool = False
+    """It can't be interrupted any more."""
+    exceeded: LimitExceeded | None = None
+    """Why it was interrupted, if it was for a limit of the kernel's."""
     error: BaseException | None = None
     """What is shown for an error the kernel caused."""
     shown: BaseException | None = None
@@ -76,6 +81,11 @@ class Cell:
     def timed_out(self) -> bool:
         """True if its time was up before it ended."""
         return self.deadline is not None and self.deadline.expired
+
+    @property
+    def cut_short(self) -> bool:
+        """True if the kernel interrupted it."""
+        return self.timed_out or self.exceeded is not None
 
 
 class Executor:
@@ -92,6 +102,7 @@ class Executor:
         self._iopub = iopub
         self._interrupts = interrupts
         self.cell: Cell | None = None
+        self._ending = threading.Lock()
         self._run_cell: Any = None
         self._run_cell_takes: frozenset[str] = frozenset()
 
@@ -134,8 +145,7 @@ class Executor:
                 self._interrupts.disarm()
                 cell.error = self.actual_error(error) or error
             finally:
-                if cell.deadline is not None:
-                    cell.deadline.cancel()
+                self._stop_clock(cell)
                 REGISTRY.note_classes(shell.user_ns)
             content, failure = self._outcome(cell, result)
             self._kernel.log_failure(content)
@@ -164,6 +174,16 @@ class Executor:
         if cell is not None and cell.task is not None:
             cell.cancelled = True
             cell.task.get_loop().call_soon_threadsafe(cell.task.cancel)
+
+    def interrupt(self, exceeded: LimitExceeded) -> Cell | None:
+        """Interrupt the running cell for a limit; returns it, None if none runs. Any thread."""
+        with self._ending:
+            cell = self.cell
+            if cell is None or cell.over:
+                return None
+            cell.exceeded = exceeded
+            self._kernel.interrupt_cell()
+            return cell
 
     # -- running -------------------------------------------------------------------------------
 
@@ -273,18 +293,21 @@ class Executor:
         return ours
 
     def _time_limit(self, ours: Mapping[str, Any]) -> float | None:
+        limit = self._kernel.limits.cell_seconds or math.inf
         seconds = ours.get("timeout")
         if seconds is None:
-            return self._kernel.cell_timeout or None
+            seconds = min(self._kernel.cell_timeout or math.inf, limit)
+            return None if seconds == math.inf else seconds
         number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
         if not number or not 0 < seconds < math.inf:
             raise InvalidRequest(
                 f"metadata.{METADATA_KEY}.timeout must be a positive number of seconds, "
                 f"not {seconds!r}; leave it out for no limit. The cell was not run"
             )
-        return float(min(seconds, threading.TIMEOUT_MAX))
+        return float(min(seconds, limit, threading.TIMEOUT_MAX))
 
     def _start_clock(self, cell: Cell) -> None:
+        self._kernel.limits.cell_begins(cell)
         if cell.timeout is None:
             return
 
@@ -299,6 +322,14 @@ class Executor:
         )
         cell.deadline.start()
 
+    def _stop_clock(self, cell: Cell) -> None:
+        """Let nothing interrupt the cell any more."""
+        with self._ending:
+            cell.over = True
+        if cell.deadline is not None:
+            cell.deadline.cancel()
+        self._kernel.limits.cell_ends()
+
     # -- outcome -------------------------------------------------------------------------------
 
     def actual_error(self, error: BaseException | None) -> BaseException | None:
@@ -306,12 +337,15 @@ class Executor:
         cell = self.cell
         if cell is None or not isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
             return error
-        if isinstance(error, ExecutionTimeout):
+        if isinstance(error, (ExecutionTimeout, LimitExceeded)):
             return error
-        if cell.timed_out:
+        if cell.exceeded is not None:
+            cell.error = cell.exceeded
+        elif cell.timed_out:
             cell.error = ExecutionTimeout(
                 f"the cell ran longer than its limit of {cell.timeout:g} s "
-                f"(metadata.{METADATA_KEY}.timeout or SavepointKernel.cell_timeout)"
+                f"(metadata.{METADATA_KEY}.timeout, SavepointKernel.cell_timeout or "
+                "Limits.cell_seconds)"
             )
         elif cell.cancelled and isinstance(error, asyncio.CancelledError):
             cell.error = KeyboardInterrupt("Interrupted by user")
@@ -329,8 +363,8 @@ class Executor:
             error = result.error_before_exec or result.error_in_exec
             if error is not None and cell.error is not None:
                 error = cell.error
-            elif error is None and cell.timed_out:
-                # It caught the interrupt and went on to its end. It still took too long.
+            elif error is None and cell.cut_short:
+                # It caught the interrupt and went on to its end. It still took too much.
                 error = self.actual_error(KeyboardInterrupt())
                 assert error is not None
                 shell.showtraceback((type(error), error, None))
@@ -339,7 +373,10 @@ class Executor:
         if error is None:
             content = {"status": "ok", "execution_count": shell.execution_count - 1}
             return {**content, "user_expressions": {}}, FailureKind.NONE
-        if cell.timed_out:
+        self._kernel.limits.release(error)
+        if cell.exceeded is not None:
+            failure = FailureKind.LIMIT
+        elif cell.timed_out:
             failure = FailureKind.TIMEOUT
         elif isinstance(error, KeyboardInterrupt):
             failure = FailureKind.INTERRUPT

@@ -10,6 +10,7 @@
     savepoint-store    writes commits to disk; savepoint-reader reads them for a restore
     savepoint-expiry   removes sessions nobody has used for long, once
     Watchdog           ends the saving of a value that takes too long
+    Limits             looks at memory, CPU time and processes, if they are limited
     Heartbeat, subshell threads, history saving: ipykernel's and IPython's own
 
 Replies and iopub messages are sent by the thread that makes them (`sockets`, `iopub`).
@@ -51,6 +52,7 @@ from .history.commands import Commands
 from .history.savepoints import Savepoints
 from .inbox import Inbox, Item
 from .interrupts import Interrupts, interrupt_main_thread
+from .limits import Limits
 from .postponed import (
     debugger_available,
     module_files,
@@ -118,6 +120,7 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         self._kernel_modules = module_files()
         self._interrupts = self.iopub_thread.interrupts
         self.executor = Executor(self, self.iopub_thread, self._interrupts)
+        self.limits = Limits(self, self._queue_for_main)
         self._status_lock = threading.Lock()
         self._reply_metadata: dict[str, Message] = {}
         self._debug_lock = asyncio.Lock()

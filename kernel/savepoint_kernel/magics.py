@@ -291,7 +291,7 @@ class TimelineMagics(Magics):  # type: ignore[misc]
 
         Usage: ``%savepoint NAME``, where NAME is none of:
 
-        * ``status``: where the store is, how large, and whether it can be written
+        * ``status``: where the store is, how large, whether it can be written; limits and use
         * ``gc``: removes all commits but the ends of branches and the checkpoints
         * ``config [NAME [VALUE]]``: lists the options of this kernel, or sets one
         * ``sessions``: lists the sessions there are on disk

@@ -109,7 +109,7 @@ def _is_text(value: object) -> bool:
     return True
 
 
-LATE = ("HistoryManager.", "Savepoints.", "InteractiveShellApp.exec_")
+LATE = ("HistoryManager.", "Limits.", "Savepoints.", "InteractiveShellApp.exec_")
 """Options that a kernel reads only after it was handed out. All others are read when a standby is
 made, so standbys are made for them: they are in the pool's key."""
 

@@ -9,13 +9,11 @@ Threads: its own.
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 from collections.abc import Callable
 
-FLUSH_TIMEOUT = 10.0
-"""Seconds the latest commits have to reach the disk."""
+from .exits import leave
 
 
 class ParentWatch(threading.Thread):
@@ -37,7 +35,4 @@ class ParentWatch(threading.Thread):
         poll.register(self._pidfd, select.POLLIN)
         poll.poll()
         # No SIGTERM to ourselves: its handler runs on the main thread, which a cell may hold.
-        flushing = threading.Thread(target=self._flush, name="Parent flush", daemon=True)
-        flushing.start()
-        flushing.join(FLUSH_TIMEOUT)
-        os._exit(1)  # as ipykernel's poller does
+        leave(1, self._flush)  # the status is that of ipykernel's poller

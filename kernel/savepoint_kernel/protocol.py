@@ -22,6 +22,7 @@ class FailureKind(str, Enum):
     EXCEPTION = "exception"
     INTERRUPT = "interrupt"
     TIMEOUT = "timeout"
+    LIMIT = "limit"
 
 
 EXECUTE = "execute_request"

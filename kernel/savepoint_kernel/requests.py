@@ -101,7 +101,8 @@ class TimelineRequests:
 
     def _status(self, content: Message) -> Message:
         available = self._savepoints.available
-        return {"available": available, **(self._commands.status() if available else {})}
+        status = self._commands.status() if available else {}
+        return {"available": available, **status, "limits": self._kernel.limits.status()}
 
     def _timeline(self, content: Message) -> Message:
         timeline = self._savepoints.timeline

@@ -29,6 +29,7 @@ from typing import Any
 
 import zmq
 from tornado.ioloop import IOLoop
+from traitlets import TraitError
 from traitlets.config import Config
 from traitlets.config.loader import DeferredConfigString
 
@@ -67,6 +68,7 @@ class StandbyApp(SavepointKernelApp):
 
         Raises:
             OSError: the connection file can't be read.
+            TraitError: an option has no such value.
             zmq.ZMQError: a port is taken.
         """
         self.waiting = False
@@ -133,7 +135,8 @@ class StandbyApp(SavepointKernelApp):
             section, _, option = name.partition(".")
             config[section][option] = DeferredConfigString(value)
         if config:
-            for configurable in (self, self.shell, self.kernel, self.kernel.savepoints):
+            kernel = self.kernel
+            for configurable in (self, self.shell, kernel, kernel.limits, kernel.savepoints):
                 configurable.update_config(config)
 
     def _bind(self) -> None:
@@ -223,7 +226,7 @@ def live(sock: socket.socket, arguments: Sequence[str]) -> None:
         handover.take_limits_of(message["client"])
         handover.enter(order)
         app.take_over(order, descriptors[:3])
-    except (OrderRefused, OSError, zmq.ZMQError) as error:
+    except (OrderRefused, OSError, TraitError, zmq.ZMQError) as error:
         orders.send(sock, {"refused": str(error)})
         return
     if descriptors[3:]:

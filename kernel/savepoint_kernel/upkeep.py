@@ -1,6 +1,6 @@
 """``%savepoint``: what there is to look after besides the timeline itself.
 
-    %savepoint status                        where the store is, and how large
+    %savepoint status                        where the store is, how large; limits and use
     %savepoint gc                            remove what has no name
     %savepoint config [NAME [VALUE]]         the options of this kernel
     %savepoint sessions                      those in the directory
@@ -68,8 +68,9 @@ class Upkeep:
         return self._shell.kernel.savepoints
 
     def status(self) -> None:
-        """Show where the timeline is."""
-        display(Status(self._shell.kernel.commands.status()))
+        """Show where the timeline is, and what is used of what may be."""
+        kernel = self._shell.kernel
+        display(Status({**kernel.commands.status(), **kernel.limits.describe()}))
 
     def collect(self) -> None:
         """Remove commits that have no name."""
