@@ -3,14 +3,14 @@
 For kernelspecs that are not Savepoint's, and whenever the pool has no kernel, it is
 jupyter_client's LocalProvisioner.
 
-Threads: whatever jupyter_client runs it on; asking the daemon is left to a worker thread.
+Threads: whatever jupyter_client runs it on; asking the daemon is left to a worker thread, but in a
+forked process (a worker of multiprocessing).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,20 +24,18 @@ from traitlets import Bool
 from savepoint_kernel import launch
 from savepoint_kernel.orders import Order
 
-from ..causes import OutOfMemory, cause_of, oom_counter
 from .client import NoPool, PooledProcess, PoolMissed, directory_of, launch_kernel, start_daemon
 
 _KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "independent", "kernel_id", "extra_arguments"}
 """What may be asked of a kernel of the pool, of all that Popen can do."""
+
+_IMPORTED_BY = os.getpid()
 
 
 class SavepointProvisioner(LocalProvisioner):
     """Takes kernels from the pool, or starts them."""
 
     use_pool = Bool(True, help="Take kernels from the pool.").tag(config=True)
-
-    _out_of_memory: OutOfMemory | None = None
-    _end_is_news = False
 
     async def order(self) -> Order | None:
         """Spell what the pool would be asked for; None if it can't have such kernels."""
@@ -52,37 +50,16 @@ class SavepointProvisioner(LocalProvisioner):
         process = None
         order = _order_of(command, kwargs)
         if self.use_pool and order is not None:
-            process = await asyncio.to_thread(self._from_pool, order, kwargs)
+            if os.getpid() == _IMPORTED_BY:
+                process = await asyncio.to_thread(self._from_pool, order, kwargs)
+            else:  # a fork, whose loop may be its parent's and count on threads that are not here
+                process = self._from_pool(order, kwargs)
         if process is None:
-            info = await super().launch_kernel(command, **kwargs)
-        else:
-            self.process = process  # type: ignore[assignment]
-            self.pid = self.pgid = process.pid
-            self.cwd = order.cwd if order is not None else None
-            info = self.connection_info
-        self._end_is_news = True
-        self._out_of_memory = OutOfMemory(oom_counter(self.pid or 0))
-        return info
-
-    async def poll(self) -> int | None:
-        """Return the exit status, None while the kernel runs; an end nobody asked for is logged."""
-        status = await super().poll()
-        if status and self._end_is_news:
-            self._end_is_news = False
-            cause = cause_of(status, out_of_memory=bool(self._out_of_memory))
-            self.log.warning("Kernel %s %s", self.kernel_id, cause)
-        return status
-
-    async def send_signal(self, signum: int) -> None:
-        """Send a signal to the kernel and its process group."""
-        if signum != signal.SIGINT:
-            self._end_is_news = False
-        await super().send_signal(signum)
-
-    async def shutdown_requested(self, restart: bool = False) -> None:
-        """Take note that the kernel is asked to end."""
-        self._end_is_news = False
-        await super().shutdown_requested(restart)
+            return await super().launch_kernel(command, **kwargs)
+        self.process = process  # type: ignore[assignment]
+        self.pid = self.pgid = process.pid
+        self.cwd = order.cwd if order is not None else None
+        return self.connection_info
 
     def _from_pool(self, order: Order, kwargs: Mapping[str, Any]) -> PooledProcess | None:
         directory = directory_of(order.env)
