@@ -39,7 +39,7 @@ class PoolConfig:
             within ten seconds are replaced. Death is noticed at once.
         refill_delay: how long a ready kernel that was taken is not replaced, so that starting its
             successor does not slow down who took it. While the machine is busy it takes longer.
-        start_timeout: how long a kernel may take to start, warm-up included.
+        start_timeout: how long a kernel may take to start, and then to run its warm-up.
         kernel_name: the kernelspec. ``preload``, ``lib_paths``, clear and evaluate are for Python.
         env: variables for the kernels, on top of those of this process.
         cwd: directory of the kernels; default: that of this process.

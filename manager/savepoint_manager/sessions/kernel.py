@@ -45,6 +45,10 @@ KERNEL_INFO = "kernel_info_request"
 LATE = 1000
 """Events kept of those that belong to no running request."""
 
+_ANSWERED_WITHIN = 1.0
+"""Seconds after which a kernel that starts is asked again. When the request was sent, the
+port may have been another's."""
+
 _SUBSCRIBED_WITHIN = 0.1
 """Seconds after which a reply without an idle status means that iopub is not connected yet."""
 
@@ -111,14 +115,14 @@ class Kernel:
         while True:
             probe = self.send("shell", KERNEL_INFO, {})
             try:
-                await probe.replied.wait()
+                await asyncio.wait_for(probe.replied.wait(), _ANSWERED_WITHIN)
                 self._info = probe.result()["content"]
                 await asyncio.wait_for(probe.finished.wait(), _SUBSCRIBED_WITHIN)
+                return
             except asyncio.TimeoutError:
-                continue
+                pass
             finally:
                 probe.withdraw()
-            return
 
     async def stop(self, reason: str, *, now: bool = False) -> None:
         """End the process, and everything that belongs to it here.

@@ -41,21 +41,13 @@ async def make_kernel(launch: Launch, context: zmq.asyncio.Context) -> Kernel:
         KernelDied: it ended by itself.
         UnsupportedByKernel: it is no Python, and is to import something.
     """
-    try:
-        return await asyncio.wait_for(_make(launch, context), launch.start_timeout)
-    except asyncio.TimeoutError:
-        raise KernelStartTimeout(
-            f"The kernel {launch.kernel_name!r} was not ready within {launch.start_timeout:g} s "
-            "(start_timeout), warm-up included."
-        ) from None
-
-
-async def _make(launch: Launch, context: zmq.asyncio.Context) -> Kernel:
     kernel = await _start(launch, context)
     try:
-        await prepare(kernel)
-    except BaseException:
+        await asyncio.wait_for(prepare(kernel), launch.start_timeout)
+    except BaseException as error:
         await kernel.stop(NOT_WANTED, now=True)
+        if isinstance(error, asyncio.TimeoutError):
+            raise _timeout(launch, "has not ended its warm-up") from None
         raise
     return kernel
 
@@ -64,14 +56,22 @@ async def _start(launch: Launch, context: zmq.asyncio.Context) -> Kernel:
     for left in reversed(range(ATTEMPTS)):
         kernel = Kernel(launch, context)
         try:
-            await kernel.start()
+            await asyncio.wait_for(kernel.start(), launch.start_timeout)
+            break
         except BaseException as error:
             await kernel.stop(NOT_WANTED, now=True)
+            if isinstance(error, asyncio.TimeoutError):
+                raise _timeout(launch, "does not answer") from None
             if not (left and isinstance(error, KernelDied)):
                 raise
-        else:
-            break
     return kernel
+
+
+def _timeout(launch: Launch, what: str) -> KernelStartTimeout:
+    return KernelStartTimeout(
+        f"A kernel {launch.kernel_name!r} {what} after {launch.start_timeout:g} s (start_timeout); "
+        "it was killed."
+    )
 
 
 async def prepare(kernel: Kernel) -> None:

@@ -89,7 +89,7 @@ async def test_closing_leaves_nothing_behind(kernels: Kernels) -> None:
         (
             {"warmup_code": "import time; time.sleep(1000)", "start_timeout": 2.0},
             KernelStartTimeout,
-            "2 s",
+            "after 2 s",
         ),
     ],
 )
