@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from traitlets import Bool
 from savepoint_kernel import launch
 from savepoint_kernel.orders import Order
 
+from ..causes import OutOfMemory, cause_of, oom_counter
 from .client import NoPool, PooledProcess, PoolMissed, directory_of, launch_kernel, start_daemon
 
 _KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "independent", "kernel_id", "extra_arguments"}
@@ -36,6 +38,9 @@ class SavepointProvisioner(LocalProvisioner):
     """Takes kernels from the pool, or starts them."""
 
     use_pool = Bool(True, help="Take kernels from the pool.").tag(config=True)
+
+    _out_of_memory: OutOfMemory | None = None
+    _end_is_news = False
 
     async def order(self) -> Order | None:
         """Spell what the pool would be asked for; None if it can't have such kernels."""
@@ -55,11 +60,35 @@ class SavepointProvisioner(LocalProvisioner):
             else:  # a fork, whose loop may be its parent's and count on threads that are not here
                 process = self._from_pool(order, kwargs)
         if process is None:
-            return await super().launch_kernel(command, **kwargs)
-        self.process = process  # type: ignore[assignment]
-        self.pid = self.pgid = process.pid
-        self.cwd = order.cwd if order is not None else None
-        return self.connection_info
+            info = await super().launch_kernel(command, **kwargs)
+        else:
+            self.process = process  # type: ignore[assignment]
+            self.pid = self.pgid = process.pid
+            self.cwd = order.cwd if order is not None else None
+            info = self.connection_info
+        self._end_is_news = True
+        self._out_of_memory = OutOfMemory(oom_counter(self.pid or 0))
+        return info
+
+    async def poll(self) -> int | None:
+        """Return the exit status, None while the kernel runs; an end nobody asked for is logged."""
+        status = await super().poll()
+        if status and self._end_is_news:
+            self._end_is_news = False
+            cause = cause_of(status, out_of_memory=bool(self._out_of_memory))
+            self.log.warning("Kernel %s %s", self.kernel_id, cause)
+        return status
+
+    async def send_signal(self, signum: int) -> None:
+        """Send a signal to the kernel and its process group."""
+        if signum != signal.SIGINT:
+            self._end_is_news = False
+        await super().send_signal(signum)
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """Take note that the kernel is asked to end."""
+        self._end_is_news = False
+        await super().shutdown_requested(restart)
 
     def _from_pool(self, order: Order, kwargs: Mapping[str, Any]) -> PooledProcess | None:
         directory = directory_of(order.env)
