@@ -294,12 +294,18 @@ class Limits(LoggingConfigurable):
     # -- on the Limits thread
 
     def _watch(self) -> None:
+        lifted = False
         while True:
             cost = time.thread_time()
             try:
-                self._judge(self._measure())
+                used = self._measure()
+                if lifted:
+                    fences.limit_memory(self.memory, used.own)
+                lifted = False
+                self._judge(used)
             except MemoryError:
                 fences.lift_memory()  # who is at fault is found out at the next look
+                lifted = True
             cost = time.thread_time() - cost
             pause = (self.memory - self._before) / _GROWTH if self.memory else math.inf
             pause = min(max(pause, _PAUSE[0]), _PAUSE[1])

@@ -1,8 +1,9 @@
 """Why a kernel has ended, for people.
 
 A parent has an exit status and nothing else. Savepoint's kernels have one for each limit (`exits`,
-in the kernel's package). A SIGKILL is told apart by the count that the system keeps of what it killed for want
-of memory: that of the kernel's cgroup, or else the machine's, which may mean another process.
+in the kernel's package). A SIGKILL is told apart by the count that the system keeps of what it
+killed for want of memory: that of the kernel's cgroup, or else the machine's, which may mean
+another process.
 
 Threads: any.
 """
