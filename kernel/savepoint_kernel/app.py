@@ -25,6 +25,9 @@ from .limits import Limits
 from .session import SharedSession
 from .shell import ZMQInteractiveShell
 
+_TERMINATION = 1.0
+"""Seconds the main thread waits for the end, when told to end."""
+
 
 class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
     """Starts a Savepoint kernel."""
@@ -85,7 +88,7 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
         """Write what is committed, then end as if there were no handler.
 
         On a thread: the main thread, which runs this in the middle of whatever it does, may hold
-        the locks it takes.
+        the locks it takes. It is held back for as long as that can't be what is waited for.
         """
 
         def finish() -> None:
@@ -94,7 +97,9 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        threading.Thread(target=finish, name="Terminator", daemon=True).start()
+        terminator = threading.Thread(target=finish, name="Terminator", daemon=True)
+        terminator.start()
+        terminator.join(_TERMINATION)  # a cell that kills its kernel goes no further
 
     def start(self) -> Any:
         """Run the kernel until it is shut down.

@@ -540,6 +540,17 @@ def test_terminated_kernel_writes_what_it_has():
         assert kernel.eval("x") == "1"
 
 
+def test_cell_that_terminates_its_kernel_goes_no_further(tmp_path):
+    after = tmp_path / "after"
+    with start_kernel() as kernel:
+        kernel.send(
+            "execute_request",
+            {"code": f"import os; os.kill(os.getpid(), 15); open({str(after)!r}, 'w')"},
+        )
+        assert kernel.manager.provisioner.process.wait(30) == -signal.SIGTERM
+    assert not after.exists()
+
+
 def test_second_kernel_of_a_session_gets_a_store_of_its_own():
     session = "--Savepoints.session=shared"
     with start_kernel(session) as first:
