@@ -208,7 +208,7 @@ class StandbyApp(SavepointKernelApp):
 
 
 def live(sock: socket.socket, arguments: Sequence[str]) -> None:
-    """Be a standby, then a kernel. Returns when the kernel has ended, or the daemon is gone.
+    """Be a standby, then a kernel; returns when the kernel has ended.
 
     Args:
         sock: to the daemon.
@@ -220,7 +220,7 @@ def live(sock: socket.socket, arguments: Sequence[str]) -> None:
     orders.send(sock, {"pid": os.getpid(), "watch": app.configuration_files()})
     message, descriptors = orders.receive(sock)
     if not message:
-        return
+        os._exit(0)  # nobody's: there is nothing to put in order first
     order = orders.order_of(message["order"])
     try:
         handover.take_limits_of(message["client"])

@@ -38,6 +38,7 @@ from traitlets import Int, Unicode, default
 from savepoint_kernel import launch, orders
 from savepoint_kernel.orders import Message, Order, OrderRefused
 
+from .cancelling import end_all
 from .channel import Channel
 from .config import ALIASES, CONFIG_FILE, Pool
 from .directory import LOG, private_directory
@@ -107,9 +108,7 @@ class Daemon:
                 loop.remove_reader(listener)
                 (self._directory / launch.SOCKET).unlink(missing_ok=True)
                 listener.close()
-            for task in list(self._clients):
-                task.cancel()
-            await asyncio.gather(*self._clients, return_exceptions=True)
+            await end_all(self._clients)
             await asyncio.gather(*(pool.stop() for pool in self.pools.values()))
         finally:
             os.close(lock)

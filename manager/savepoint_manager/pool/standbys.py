@@ -23,6 +23,7 @@ import psutil
 
 from savepoint_kernel.orders import Order, OrderRefused
 
+from .cancelling import end_all
 from .channel import Channel
 from .config import Pool
 from .fingerprint import Fingerprint
@@ -149,8 +150,7 @@ class Standbys:
     async def stop(self) -> None:
         """End the zygote and all that wait."""
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            await end_all([self._keeper])
             self._keeper = None
         self.problem = self.problem or "no standbys are kept for it any more"
         self._settled.set()
@@ -370,7 +370,10 @@ class Standbys:
         self.warming += 1
         try:
             with its:
-                control.send({"fork": True}, [its.fileno()])
+                try:
+                    control.send({"fork": True}, [its.fileno()])
+                except OSError as error:  # it has ended, and we are about to hear of it
+                    raise StandbyLost(f"the zygote can't be asked: {error}") from None
             message, _ = await asyncio.wait_for(channel.receive(), START_TIMEOUT)
             if self._control is not control:
                 raise StartedAnew("starting")

@@ -224,11 +224,16 @@ class Pool:
             text=True,
             env=self.env,
         )
+        front_end = None
         try:
-            yield FrontEnd(process, setup, options)
+            front_end = FrontEnd(process, setup, options)
+            yield front_end
         finally:
             process.kill()
             process.communicate()
+            if front_end is not None and alive(front_end.pid):  # detached, or about to end
+                with suppress(ProcessLookupError):
+                    os.kill(front_end.pid, signal.SIGKILL)
 
 
 class FrontEnd:

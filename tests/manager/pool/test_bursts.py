@@ -42,6 +42,7 @@ def test_all_of_a_burst_come_in_turn_and_leave_nothing(own_pool: Pool, tmp_path:
             answer, descriptors = orders.receive(sock)
             orders.close_all(descriptors)
             pids.append(answer["pid"])
+            opened.callback(end, answer["pid"])
         status = own_pool.await_status(
             lambda status: (
                 sum(status["keys"][0]["hits"].values()) == COUNT and status["kernels"] == COUNT - 1
@@ -53,7 +54,7 @@ def test_all_of_a_burst_come_in_turn_and_leave_nothing(own_pool: Pool, tmp_path:
         turns = [abs(at - sorted(born).index(time)) for at, time in enumerate(born)]
         assert max(turns) <= (os.cpu_count() or 1)
         for pid in pids:
-            os.kill(pid, 9)
+            end(pid)
         for sock in asking:
             assert orders.receive(sock) == ({"exit": -9}, [])
             sock.close()
@@ -62,6 +63,11 @@ def test_all_of_a_burst_come_in_turn_and_leave_nothing(own_pool: Pool, tmp_path:
     (key,) = own_pool.await_ready(2)["keys"]
     assert own_pool.processes().keys() == {key["zygote"], *key["standbys"]}
     until(lambda: daemon.num_fds() <= before, f"{before} descriptors are left")
+
+
+def end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 9)
 
 
 def test_kernels_of_a_burst_work(pool: Pool) -> None:
