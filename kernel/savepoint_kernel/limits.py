@@ -83,6 +83,9 @@ _TRIM_EVERY = 2.0
 _FLUSHING = 2.0
 """Seconds to write the latest commits while memory may go on growing."""
 
+_HEARD = 0.2
+"""Seconds in which the last words go out: zmq sends them on a thread, and does not tell when."""
+
 _KILLING = 1.0
 """Seconds until a kernel that ends gives up on processes that can't be killed."""
 
@@ -438,6 +441,7 @@ class Limits(LoggingConfigurable):
         while (children := measure(math.inf).children) and time.monotonic() < until:
             for child in children:
                 _kill(child.pid)
+        time.sleep(_HEARD)
         leave(status, self._kernel.savepoints.flush, timeout)
 
 
