@@ -26,6 +26,7 @@ from ..exceptions import (
     KernelDied,
     PoolClosed,
     PoolExhausted,
+    RequestFailed,
     UnsupportedByKernel,
     WarmupFailed,
 )
@@ -344,10 +345,19 @@ async def _is_cleared(kernel: Kernel) -> bool:
             await kernel.interrupt()
             await asyncio.wait_for(running.replied.wait(), _RELEASE_GRACE)
         kernel.require(kernel.is_python, "%reset")
-        await asyncio.wait_for(kernel.run_silently("%reset -f"), kernel.launch.start_timeout)
+        wipe = kernel.run_silently("%reset -f")
+        reply = await asyncio.wait_for(wipe, kernel.launch.start_timeout)
+        if reply["status"] != "ok":
+            raise RequestFailed(reply["ename"], reply["evalue"])
         await asyncio.wait_for(prepare(kernel), kernel.launch.start_timeout)
         kernel.take_late()
-    except (asyncio.TimeoutError, KernelDied, UnsupportedByKernel, WarmupFailed) as error:
+    except (
+        asyncio.TimeoutError,
+        KernelDied,
+        RequestFailed,
+        UnsupportedByKernel,
+        WarmupFailed,
+    ) as error:
         _log.warning("Kernel %s is not used again: %s", kernel.id, str(error) or "no answer")
         return False
     return True

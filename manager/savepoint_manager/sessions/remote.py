@@ -2,7 +2,7 @@
 
 Nothing of it stays in the user's namespace: `call` makes one expression whose names are its own.
 
-Threads: the kernel's main thread; `call` and `argument` belong to the client.
+Threads: the kernel's main thread. `call` belongs to the client; `not_json` serves both.
 """
 
 from __future__ import annotations

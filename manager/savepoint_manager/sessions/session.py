@@ -20,7 +20,7 @@ from typing import Any
 
 from savepoint_kernel.protocol import METADATA_KEY, FailureKind
 
-from ..exceptions import EvaluationFailed, NoInputRequired, NotJSON, PoolClosed
+from ..exceptions import EvaluationFailed, NoInputRequired, NotJSON, PoolClosed, RequestFailed
 from .events import Event, InputRequired, done_of, error_of, event_of, failure_kind
 from .kernel import Kernel
 from .preparation import CHECKPOINT, prepare
@@ -343,13 +343,21 @@ class Session:
         return await kernel.call(msg_type, content or {})
 
     async def clear(self) -> None:
-        """Delete all names and run the warm-up again; the process stays. `undo` takes it back."""
+        """Delete all names and run the warm-up again; the process stays. `undo` takes it back.
+
+        Raises:
+            RequestFailed: the names could not be deleted; an interrupt came, for example.
+            WarmupFailed: the warm-up raised.
+            KernelDied: the kernel ended.
+        """
         async with self._turns:
             kernel = await self._free()
             kernel.require(kernel.is_python, "clear")
             code = "%clear" if kernel.is_savepoint else "%reset -f"
             request = self._send(kernel, code, {}, store_history=False)
-            await request.end()
+            content = (await request.end())["content"]
+            if content["status"] != "ok":
+                raise RequestFailed(content["ename"], content["evalue"])
             await prepare(kernel)
 
     async def reset(self) -> None:

@@ -71,6 +71,18 @@ def text(events: list[Event], name: str = "stdout") -> str:
     return "".join(event.text for event in of(Output, events) if event.name == name)
 
 
+def merged(events: list[Event]) -> list[Event]:
+    """Join pieces of output: in how many a kernel sends a line depends on how busy the machine is."""
+    joined: list[Event] = []
+    for event in events:
+        last = joined[-1] if joined else None
+        if isinstance(event, Output) and isinstance(last, Output) and event.name == last.name:
+            joined[-1] = Output(event.name, last.text + event.text)
+        else:
+            joined.append(event)
+    return joined
+
+
 async def output(session: Session, code: str, wanted: str) -> asyncio.Task[list[Event]]:
     """Start a cell in a task, and wait until it has printed ``wanted``."""
     printed = asyncio.Event()

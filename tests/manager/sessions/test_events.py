@@ -11,6 +11,7 @@ from savepoint_manager.sessions import (
     ClearOutput,
     Display,
     Error,
+    Event,
     InputRequired,
     Other,
     Output,
@@ -18,7 +19,7 @@ from savepoint_manager.sessions import (
     SessionState,
 )
 
-from .harness import done, names, of, ok, run, text, until
+from .harness import done, merged, names, of, ok, run, text, until
 
 
 async def test_events_come_in_order_and_done_is_the_last(session: Session) -> None:
@@ -32,7 +33,7 @@ update_display("new", display_id="d")
 clear_output(wait=True)
 6 * 7
 """
-    *events, last = await run(session, code)
+    *events, last = merged(await run(session, code))
     assert events == [
         Output("stdout", "one\n"),
         Output("stderr", "two\n"),
@@ -155,15 +156,11 @@ thread.start()
     await ok(session, code)
     events = await ok(session, "gate.set(); thread.join()")
     assert text(events) == ""
-    late: list[object] = []
-
-    async def taken() -> bool:
-        late.extend((await session.take_late_events())[0])
-        return bool(late)
-
-    while not await taken():
+    late: list[Event] = []
+    while text(late) != "late\n":
+        late += (await session.take_late_events())[0]
         await asyncio.sleep(0.01)
-    assert late == [Output("stdout", "late\n")]
+    assert merged(late) == [Output("stdout", "late\n")]
 
 
 async def test_a_slow_reader_gets_everything_and_holds_the_cell_back(session: Session) -> None:
