@@ -50,20 +50,14 @@ def test_interrupt_by_the_manager(kernel: Kernel, tmp_path: Path) -> None:
     gate.close()
 
 
-def test_debugger(kernel: Kernel) -> None:
-    request = {"type": "request", "seq": 1, "command": "debugInfo", "arguments": {}}
-    reply = kernel.reply(
-        kernel.send("debug_request", request, channel="control"), channel="control"
-    )
-    assert reply["content"]["success"], reply["content"]
-    attach = {
-        "type": "request",
-        "seq": 2,
-        "command": "initialize",
-        "arguments": {"clientID": "test", "adapterID": ""},
-    }
-    reply = kernel.reply(kernel.send("debug_request", attach, channel="control"), channel="control")
-    assert reply["content"]["success"], reply["content"]
+def test_debugger(pool: Pool) -> None:
+    arguments = {"clientID": "test", "adapterID": ""}
+    with pool.warm_kernel() as kernel:  # of its own: its child processes wait for a debugger
+        for command in ("debugInfo", "initialize"):
+            request = {"type": "request", "seq": 1, "command": command, "arguments": arguments}
+            sent = kernel.send("debug_request", request, channel="control")
+            reply = kernel.reply(sent, channel="control")
+            assert reply["content"]["success"], reply["content"]
 
 
 def test_shell_command(kernel: Kernel) -> None:
