@@ -53,7 +53,7 @@ _SUBSCRIBED_WITHIN = 0.1
 """Seconds after which a reply without an idle status means that iopub is not connected yet."""
 
 _CONTROL_PATIENCE = 1.0
-"""Seconds a prompt waits for a kernel that may not answer while its cell waits."""
+"""Seconds a prompt waits for a kernel that is not known to answer while its cell waits."""
 
 _DRAINED_AFTER = 0.05
 """Seconds without a message after which a dead kernel has nothing left to say."""
@@ -353,8 +353,9 @@ class Kernel:
             self._spawn(self._ask(request, prompt, self.send("control", KERNEL_INFO, {})))
 
     async def _ask(self, request: Request, prompt: Message, barrier: Request) -> None:
+        patience = None if self.is_savepoint else _CONTROL_PATIENCE
         try:
-            await asyncio.wait_for(barrier.replied.wait(), _CONTROL_PATIENCE)
+            await asyncio.wait_for(barrier.replied.wait(), patience)
             await barrier.finished.wait()
         except asyncio.TimeoutError:
             _log.info("Kernel %s serves no control requests beside a cell", self.id)

@@ -72,7 +72,7 @@ def text(events: list[Event], name: str = "stdout") -> str:
 
 
 def merged(events: list[Event]) -> list[Event]:
-    """Join pieces of output: in how many a kernel sends a line depends on how busy the machine is."""
+    """Join pieces of output; in how many a line comes depends on how busy the machine is."""
     joined: list[Event] = []
     for event in events:
         last = joined[-1] if joined else None
