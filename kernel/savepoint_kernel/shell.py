@@ -101,14 +101,19 @@ class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
         def wait_and_let_pass(timeout: float | None = None) -> bool:
             is_set: bool = wait(timeout)
             until = time.monotonic() + HISTORY_DELAY
-            while not thread._stop_now and (left := until - time.monotonic()) > 0:
+            while not _is_stopped(thread) and (left := until - time.monotonic()) > 0:
                 flag.clear()
-                if thread._stop_now:  # it was set for that, just before
+                if _is_stopped(thread):  # the flag was set for that, just before
                     break
                 wait(left)
             return is_set
 
         flag.wait = wait_and_let_pass
+
+    def init_user_ns(self) -> None:
+        """Put IPython's names into the namespace; they need the history, which a standby lacks."""
+        if self.history_manager is not None:
+            super().init_user_ns()
 
     def init_events(self) -> None:
         """Set up the event manager."""
@@ -187,3 +192,8 @@ class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
             cell.shown = evalue
         self.kernel.iopub_thread.output.settle()  # what C code has written comes before the error
         super()._showtraceback(etype, evalue, stb)
+
+
+def _is_stopped(thread: Any) -> bool:
+    """Whether the history thread was told to end; the flag's name is that of IPython 9, or 8."""
+    return bool(getattr(thread, "_stop_now", False) or getattr(thread, "stop_now", False))

@@ -24,6 +24,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from traitlets.config.loader import DeferredConfigString
 
 from . import blas, handover, orders
 from .app import SavepointKernelApp
-from .orders import Order, OrderRefused
+from .orders import Message, Order, OrderRefused
 from .parent import ParentWatch
 
 _BIND_TIMEOUT = 10.0
@@ -217,8 +218,10 @@ def live(sock: socket.socket, arguments: Sequence[str]) -> None:
     sys.argv = [str(Path(__file__).with_name("__main__.py"))]
     app = StandbyApp.instance()
     app.prepare(arguments)
-    orders.send(sock, {"pid": os.getpid(), "watch": app.configuration_files()})
-    message, descriptors = orders.receive(sock)
+    message: Message = {}
+    with suppress(ConnectionError):  # the daemon may have ended meanwhile
+        orders.send(sock, {"pid": os.getpid(), "watch": app.configuration_files()})
+        message, descriptors = orders.receive(sock)
     if not message:
         os._exit(0)  # nobody's: there is nothing to put in order first
     order = orders.order_of(message["order"])
