@@ -190,14 +190,19 @@ def test_nothing_is_left_of_many_kernels(own_pool: Pool) -> None:
 
     cycle()
     own_pool.await_ready(2)
-    before = daemon.num_fds(), ours.num_fds(), set(runtime.iterdir())
+    # The daemon may not have closed yet the connection on which it was just asked.
+    daemons, tests, files = daemon.num_fds(), ours.num_fds(), set(runtime.iterdir())
     for _ in range(50):
         cycle()
     own_pool.await_status(lambda status: status["kernels"] == 0, "no kernel is left")
     own_pool.await_ready(2)
     until(
-        lambda: (daemon.num_fds(), ours.num_fds(), set(runtime.iterdir())) == before,
-        f"as before: {before}",
+        lambda: (
+            daemon.num_fds() <= daemons
+            and ours.num_fds() <= tests
+            and set(runtime.iterdir()) <= files
+        ),
+        f"no more descriptors than {daemons} and {tests}, no other files than {files}",
     )
     (key,) = own_pool.await_ready(2)["keys"]
     assert own_pool.processes().keys() == {key["zygote"], *key["standbys"]}
