@@ -126,10 +126,12 @@ class Subject:
             with ThreadPoolExecutor(size) as threads:
                 began = time.perf_counter()
                 processes = list(threads.map(lambda file: self._request(file[0]), files))
-                list(threads.map(lambda file: self._first_reply(file[1]), files))
-                seconds = time.perf_counter() - began
-            for process in processes:
-                _end(process)
+                try:
+                    list(threads.map(lambda file: self._first_reply(file[1]), files))
+                    seconds = time.perf_counter() - began
+                finally:
+                    for process in processes:
+                        _end(process)
         return seconds
 
     def memory(self, size: int) -> float:
@@ -162,7 +164,10 @@ class Subject:
     def _connection_file(self) -> Iterator[tuple[str, connect.KernelConnectionInfo]]:
         self._files += 1
         name = str(self.directory / f"{self._files}.json")
-        path, info = connect.write_connection_file(name, key=secrets.token_hex().encode())
+        # Ports that no other kernel of a crowd is about to bind.
+        cache = connect.LocalPortCache.instance()
+        ports = {port: cache.find_available_port("127.0.0.1") for port in connect.port_names}
+        path, info = connect.write_connection_file(name, key=secrets.token_hex().encode(), **ports)
         yield path, info
         Path(path).unlink(missing_ok=True)
 
