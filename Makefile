@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 # An extra is installed once, and again when what an editable install copies has changed.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-kernel test-all lint lab bench bench-state acceptance docs clean distclean
+.PHONY: help demo test test-kernel test-all lint lab bench bench-state bench-pool acceptance docs clean distclean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -68,6 +68,9 @@ acceptance: ## the suites of jupyter_client, nbclient and jupyter_server on our 
 .PHONY: run-acceptance
 run-acceptance: $(INSTALLED)-acceptance
 	$(BIN)/python scripts/acceptance $(ACCEPTANCE_ARGS)
+
+bench-pool: $(INSTALLED)-bench $(INSTALLED)-batch ## measure how soon a kernel is there
+	$(BIN)/python benchmarks/pool.py $(BENCH_ARGS)
 
 docs: $(INSTALLED)-docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
