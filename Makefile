@@ -69,7 +69,7 @@ acceptance: ## the suites of jupyter_client, nbclient and jupyter_server on our 
 run-acceptance: $(INSTALLED)-acceptance
 	$(BIN)/python scripts/acceptance $(ACCEPTANCE_ARGS)
 
-bench-pool: $(INSTALLED)-bench $(INSTALLED)-batch ## measure how soon a kernel is there
+bench-pool: $(INSTALLED)-bench $(INSTALLED)-demo ## measure how soon a kernel is there
 	$(BIN)/python benchmarks/pool.py $(BENCH_ARGS)
 
 docs: $(INSTALLED)-docs ## build the documentation into site/
