@@ -155,7 +155,7 @@ class IOPub(IOPubThread):  # type: ignore[misc]
         self.meter = Meter()
         self.interrupts = interrupts
         super().__init__(socket, pipe=True, session=session)
-        self._shared = PubSocket(
+        self.shared = PubSocket(
             socket, self.io_loop, self._on_subscription, interrupts, meter=self.meter
         )
         self.output = OutputBuffer(self, session, interrupts, interval)
@@ -174,12 +174,12 @@ class IOPub(IOPubThread):  # type: ignore[misc]
     def start(self) -> None:
         """Start the thread and listen for subscriptions."""
         super().start()
-        self._shared.start()
+        self.shared.start()
 
     def stop(self) -> None:
         """Stop the thread; what is published afterwards is sent by the caller as before."""
         if self.thread.is_alive():
-            self.io_loop.add_callback(self._shared.stop)
+            self.io_loop.add_callback(self.shared.stop)
         super().stop()
 
     def send_multipart(self, frames: Frames, *args: Any, **kwargs: Any) -> None:
@@ -191,7 +191,7 @@ class IOPub(IOPubThread):  # type: ignore[misc]
         if self.closed:
             return
         self.meter.count(frames)
-        self._shared.send_multipart(frames, *args, **kwargs)
+        self.shared.send_multipart(frames, *args, **kwargs)
         self.wait_for_room()
 
     def wait_for_room(self) -> bool:
@@ -200,11 +200,11 @@ class IOPub(IOPubThread):  # type: ignore[misc]
         Returns:
             True if there is room; False for a service thread if there is none.
         """
-        while self._shared.full:
+        while self.shared.full:
             if _is_service_thread():
                 return False
             time.sleep(_WAIT)
-            self._shared._drain()
+            self.shared._drain()
         return True
 
 

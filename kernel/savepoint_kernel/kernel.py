@@ -125,6 +125,10 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         self._reply_metadata: dict[str, Message] = {}
         self._debug_lock = asyncio.Lock()
         self._debugger: Any = None
+        self._listening = False
+        self._begun = threading.Event()
+        self.greeted = threading.Event()
+        """Set when a request was answered beside the main thread."""
         self.restarting = False
         """True if whoever asked for the shutdown will start the kernel again."""
         self.shell.configurables.append(self)
@@ -148,7 +152,20 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
     # -- start and stop ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Take the sockets over, start the service threads, begin to answer."""
+        """Begin to answer."""
+        if not self._listening:
+            self.listen()
+        if self.savepoints.restore_on_start:
+            self.open_timeline()
+        self._begun.set()
+
+    def listen(self) -> None:
+        """Take the sockets over and start the service threads.
+
+        A standby does so before it is anybody's. Until `start`, only kernel_info is answered, as it
+        needs nothing that comes with the order; cells and all else wait.
+        """
+        self._listening = True
         channel_loop = self.shell_channel_thread.io_loop
         self._main_loop = asyncio.get_event_loop()
         self._inbox = Inbox(
@@ -183,10 +200,10 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         self.shell_stream = _share(self.shell_stream, router.route, self._interrupts)
         # Subshells reply through whatever the channel thread has as its stream.
         self.shell_channel_thread.shell_stream = self.shell_stream
-        stdin_socket = SharedSocket(
+        self.stdin_stream = SharedSocket(
             self.stdin_socket, channel_loop, self._stdin.deliver, self._interrupts
         )
-        self._stdin.use(stdin_socket)
+        self._stdin.use(self.stdin_stream)
 
         super().start()  # from here on the Control thread serves requests
         # Completions must not enter warnings.catch_warnings (see `completion.complete`).
@@ -196,10 +213,8 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
         parents.inherit_across_threads(self)
         self._interrupts.guard_forks()
         self._introspection.start()
-        if self.savepoints.restore_on_start:
-            self._inbox.add(self._start_savepoints)  # else the first cell does it
         self.shell_stream.start()
-        stdin_socket.start()
+        self.stdin_stream.start()
 
     def do_shutdown(self, restart: bool) -> Message:
         """End the running cell and the service threads; the loops are stopped by the caller."""
@@ -278,6 +293,10 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
                 self.savepoints.end_cell(cell.to_commit)
             if self.warm_completer:
                 self._warm_up.cell_ended()
+
+    def open_timeline(self) -> None:
+        """Open the timeline before the first cell does. Any thread."""
+        self._queue_for_main(self._start_savepoints)
 
     async def _start_savepoints(self) -> None:
         self.savepoints.start()  # where cells run: decimal's context is that of contextvars
@@ -364,9 +383,12 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
     async def _serve_introspection(self, frames: Frames) -> None:
         parsed = self._parse(frames)
         if parsed is not None:
+            if parsed[1]["header"]["msg_type"] != protocol.KERNEL_INFO:
+                self._begun.wait()
             parents.adopt(self, *parsed)
             with hurry(self.executor.running):
                 await self._serve(*parsed, self.shell_handlers, self.shell_stream)
+            self.greeted.set()
 
     def _serve_comm(self, frames: Frames) -> None:
         copy_context().run(self._serve_comm_in_context, frames)

@@ -26,5 +26,6 @@ class FailureKind(str, Enum):
 
 
 EXECUTE = "execute_request"
+KERNEL_INFO = "kernel_info_request"
 DEBUG = "debug_request"
 COMM_TYPES = frozenset({"comm_open", "comm_msg", "comm_close"})

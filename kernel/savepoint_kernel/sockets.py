@@ -22,13 +22,15 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import zmq
 import zmq.backend
 from tornado.ioloop import IOLoop
 
 from .interrupts import Interrupts
+
+T = TypeVar("T")
 
 Frames = list[Any]
 """The parts of one multipart message: bytes or zmq.Frame."""
@@ -96,6 +98,13 @@ class SharedSocket:
         if self._receiving:
             self._receiving = False
             self.io_loop.remove_handler(self.socket.FD)
+
+    def use(self, do: Callable[[zmq.Socket[bytes]], T]) -> T:
+        """Do something with the socket while nobody sends or receives. Any thread."""
+        with self._interrupts.held(), self._lock:
+            done = do(self.socket)
+        self.io_loop.add_callback(self.receive)
+        return done
 
     def send_multipart(
         self, frames: Frames, flags: int = 0, copy: bool = True, track: bool = False, **kwargs: Any
