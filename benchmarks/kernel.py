@@ -15,13 +15,14 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from fleet import Fleet
 from harness import Interrupt, KernelSpec
 from kernel_measures import MEASURES, Bench
+from options import add_common, names_in, publish
 from report import Row, table
 
 # The command lines that the kernels' own kernelspecs use.
@@ -72,19 +73,6 @@ def version(spec: KernelSpec) -> str:
         return "(not installed)"
 
 
-def names_in(choices: Sequence[str]) -> Callable[[str], list[str]]:
-    """An argparse type: a comma-separated list of these names."""
-
-    def parse(text: str) -> list[str]:
-        names = [name.strip() for name in text.split(",")]
-        for name in names:
-            if name not in choices:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(choices)}")
-        return names
-
-    return parse
-
-
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     assert __doc__ is not None
@@ -97,20 +85,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="a look in a minute: the same as --n 10"
     )
     parser.add_argument(
-        "--only",
-        type=names_in(list(MEASURES)),
-        default=list(MEASURES),
-        metavar="NAME,..",
-        help=f"measures to run: {', '.join(MEASURES)}",
-    )
-    parser.add_argument(
         "--kernels",
         type=names_in(kernels),
         default=kernels,
         metavar="NAME,..",
         help=f"kernels to run: {', '.join(kernels)}",
     )
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table there")
+    add_common(parser, MEASURES)
     options = parser.parse_args(argv)
     if options.quick:
         options.n = 10
@@ -135,9 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = heading(specs, load)
     report += "\n" + table(rows, [spec.name for spec in specs]) + "\n"
     report += "".join(f"\n{name} is absent: {reason}\n" for name, reason in absent.items())
-    print(report)
-    if options.markdown:
-        options.markdown.write_text(report, encoding="utf-8")
+    publish(report, options.markdown)
 
 
 if __name__ == "__main__":

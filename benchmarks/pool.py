@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from kernel import names_in
+from options import add_common, publish
 from pool_subjects import Cold, Pooled, Stock, Subject
 from report import Row, Series, Target, table
 
@@ -85,6 +85,15 @@ def memory(bench: Bench) -> list[Row]:
     return [bench.fill(row, lambda subject: subject.memory(10), 1)]
 
 
+def standby(bench: Bench) -> list[Row]:
+    """What one of ten standbys takes."""
+    row = Row(f"memory of a standby with {PRELOAD}: PSS", "MiB", Target(limit=25))
+    pooled = bench.subjects["savepoint"]
+    assert isinstance(pooled, Pooled)
+    row.series[pooled.name] = Series([pooled.standby_memory(10)])
+    return [row]
+
+
 MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "launch": launch,
     "ready": ready,
@@ -92,6 +101,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "notebook": notebook,
     "crowd": crowd,
     "memory": memory,
+    "standby": standby,
 }
 
 
@@ -114,14 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--n", type=int, default=25, help="samples of most measures")
     parser.add_argument("--crowd", type=int, default=100, help="kernels at once in that measure")
-    parser.add_argument(
-        "--only",
-        type=names_in(list(MEASURES)),
-        default=list(MEASURES),
-        metavar="NAME,..",
-        help=f"measures to run: {', '.join(MEASURES)}",
-    )
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table there")
+    add_common(parser, MEASURES)
     options = parser.parse_args(argv)
     load = os.getloadavg()
     rows: list[Row] = []
@@ -145,9 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 subject.stop()
     report = heading(load)
     report += "\n" + table(rows, [subject.name for subject in subjects], ["ipykernel"]) + "\n"
-    print(report)
-    if options.markdown:
-        options.markdown.write_text(report, encoding="utf-8")
+    publish(report, options.markdown)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import nbformat
+import psutil  # type: ignore[import-untyped]
 import zmq
 from jupyter_client import connect, kernelspec
 from jupyter_client.manager import start_new_kernel
 from jupyter_client.session import Session
 from nbclient import NotebookClient
 
-from savepoint_kernel.orders import Order
+from savepoint_kernel.orders import Message, Order
 from savepoint_manager.pool import client
 from savepoint_manager.pool.provisioner import without_shim
 
@@ -72,7 +74,7 @@ class Subject:
         """Leave nothing behind."""
         self._context.destroy(linger=0)
 
-    def settle(self) -> None:
+    def settle(self) -> object:
         """Wait until a sample may begin."""
 
     # -- what is measured; seconds, or bytes
@@ -142,17 +144,22 @@ class Subject:
                 path, info = stack.enter_context(self._connection_file())
                 processes.append(self._request(path))
                 self._first_reply(info, IMPORTS)
-            sizes = [_pss(process.pid) for process in processes]
+            sizes = [pss(process.pid) for process in processes]
             for process in processes:
                 _end(process)
         return sum(sizes) / size
 
     # -- how
 
+    @cached_property
+    def _command(self) -> list[str]:
+        return without_shim(kernelspec.get_kernel_spec(self.kernel_name).argv)
+
     def _request(self, connection_file: str) -> Process:
-        command = without_shim(kernelspec.get_kernel_spec(self.kernel_name).argv)
-        arguments = [argument.format(connection_file=connection_file) for argument in command[1:]]
-        return self._popen([sys.executable, *arguments])
+        names = {"connection_file": connection_file}
+        return self._popen(
+            [sys.executable, *(part.format_map(names) for part in self._command[1:])]
+        )
 
     def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
         with open(self.directory / "log", "ab") as log:
@@ -238,8 +245,8 @@ class Pooled(Subject):
         client.request(self._pool, {"op": "stop"})
         super().stop()
 
-    def settle(self) -> None:
-        """Wait for the standbys."""
+    def settle(self) -> Message:
+        """Wait for the standbys; returns what the pool says of them."""
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             try:
@@ -251,13 +258,26 @@ class Pooled(Subject):
                 for key in keys
             ):
                 time.sleep(0.2)  # the last standby settles
-                return
+                last: Message = keys[-1]
+                return last
             time.sleep(0.05)
         raise TimeoutError(f"no standbys, see {self._pool}/pool.log")
 
+    def standby_memory(self, size: int) -> float:
+        """PSS of one of ``size`` standbys."""
+        usual, self._min_idle = self._min_idle, size
+        self._warm()
+        key = self.settle()
+        self._min_idle = usual
+        self._warm()
+        return float(key["pss"]["standbys"]) / size
+
+    def _warm(self) -> None:
+        order = self._order("none.json").as_message()
+        client.request(self._pool, {"op": "warm", **order, "min_idle": self._min_idle})
+
     def _order(self, connection_file: str) -> Order:
-        command = without_shim(kernelspec.get_kernel_spec(self.kernel_name).argv)
-        options = command[1 : command.index("-m")]
+        options = self._command[1 : self._command.index("-m")]
         cwd = str(self.directory)
         return Order(sys.executable, options, [], connection_file, cwd, self.env)
 
@@ -272,10 +292,10 @@ def _end(process: Process) -> None:
     process.wait(PATIENCE)
 
 
-def _pss(pid: int) -> int:
+def pss(pid: int) -> float:
     """Proportional set size: memory that n processes share counts a n-th."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    size: float = psutil.Process(pid).memory_full_info().pss
+    return size
 
 
 @contextmanager

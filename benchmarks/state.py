@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 
 from fleet import Fleet
-from kernel import names_in
+from options import add_common, publish
 from report import Row, table
 from state_measures import MEASURES, Bench
 from state_subjects import CommitsOff, Dill, Kishu, Savepoint, Subject
@@ -58,16 +58,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=5, help="samples of most measures")
     parser.add_argument("--scale", type=float, default=1.0, help="1 is a namespace of 0.86 GB")
     parser.add_argument(
-        "--only",
-        type=names_in(list(MEASURES)),
-        default=list(MEASURES),
-        metavar="NAME,..",
-        help=f"measures to run: {', '.join(MEASURES)}",
-    )
-    parser.add_argument(
         "--kishu-python", metavar="PYTHON", help="interpreter of an environment with kishu"
     )
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table there")
+    add_common(parser, MEASURES)
     return parser.parse_args(argv)
 
 
@@ -120,9 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = heading(bench, kishu, load)
     report += "\n" + table(rows, list(compared), references) + "\n"
     report += "".join(f"\n{name} is absent: {reason}\n" for name, reason in absent.items())
-    print(report)
-    if options.markdown:
-        options.markdown.write_text(report, encoding="utf-8")
+    publish(report, options.markdown)
 
 
 if __name__ == "__main__":

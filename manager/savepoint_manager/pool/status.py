@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from savepoint_kernel.orders import Message
 
@@ -68,7 +69,7 @@ def _describe_key(daemon: Daemon, pool: Standbys) -> Message:
 def _pss(pid: int) -> int:
     """Proportional set size: memory shared by n processes counts a n-th. 0 if it has ended."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
+        size: int = psutil.Process(pid).memory_full_info().pss
+    except psutil.Error:
         return 0
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return size

@@ -143,6 +143,23 @@ def test_start_up_is_the_order_s(pool: Pool, tmp_path: Path) -> None:
     assert "00-first" not in pool.log
 
 
+def test_only_kernel_info_is_answered_during_the_start_up(pool: Pool, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    line = f"gate = open({str(gate)!r}).read()"
+    with pool.warm_kernel(f"--InteractiveShellApp.exec_lines={line}") as kernel:  # it has answered
+        history = {"hist_access_type": "tail", "n": 1, "raw": True, "output": False}
+        requests = [
+            kernel.send("complete_request", {"code": "gat", "cursor_pos": 3}),
+            kernel.send("history_request", history),
+            kernel.start("assert gate == 'open'"),
+        ]
+        gate.write_text("open")
+        completion, past, cell = (kernel.reply(request)["content"] for request in requests)
+        assert completion["matches"] == ["gate"]
+        assert past["status"] == cell["status"] == "ok"
+
+
 def test_stdio_is_the_front_end_s(pool: Pool, tmp_path: Path) -> None:
     pool.have_standbys()
     with (
