@@ -32,6 +32,10 @@ from traitlets.config import Application
 from . import launch
 
 KERNEL_NAME = "savepoint"
+SANDBOX_NAME = "savepoint-sandbox"
+
+_SANDBOX_ONLY = "savepoint_manager.sandbox"
+"""Module that refuses to start what follows: its provisioner leaves it out."""
 
 _FROZEN_MODULES_OFF = "-Xfrozen_modules=off"
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -64,6 +68,7 @@ def kernel_spec(
     env: Mapping[str, str] | None = None,
     frozen_modules: bool = False,
     provisioner: bool = False,
+    sandbox: bool = False,
 ) -> dict[str, Any]:
     """Describe a kernel that runs in this interpreter, as ``kernel.json`` wants it.
 
@@ -76,6 +81,7 @@ def kernel_spec(
         frozen_modules: Use CPython's frozen standard library modules, as a plain ``python``
             does; the debugger cannot step into those modules then.
         provisioner: Name the pool's provisioner. The Jupyter that starts the kernel must have it.
+        sandbox: Isolate each kernel; only the provisioner starts them.
 
     Returns:
         The content of ``kernel.json``.
@@ -86,6 +92,8 @@ def kernel_spec(
     argv = [sys.executable, *spec["argv"][1:]]
     if sys.platform != "linux":  # there is no pool
         del argv[1 : argv.index(_FROZEN_MODULES_OFF)]
+    if sandbox:  # a front end that knows no provisioners must not start a kernel outside of one
+        argv[1 : argv.index(_FROZEN_MODULES_OFF)] = ["-m", _SANDBOX_ONLY]
     if frozen_modules:
         # debugpy prints a warning about frozen modules; whoever asked for them knows.
         variables.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
@@ -93,11 +101,15 @@ def kernel_spec(
     if profile:
         argv += ["--profile", profile]
     spec["argv"] = argv
-    if not provisioner:
+    if sandbox:
+        spec["metadata"]["kernel_provisioner"]["config"] = {"isolation": "sandbox"}
+    elif not provisioner:
         del spec["metadata"]["kernel_provisioner"]
 
     if display_name:
         spec["display_name"] = display_name
+    elif sandbox and kernel_name == SANDBOX_NAME:
+        spec["display_name"] = "Python 3 (Savepoint, sandbox)"
     elif kernel_name != KERNEL_NAME:
         spec["display_name"] = kernel_name
     elif profile:
@@ -116,6 +128,7 @@ def install(
     profile: str | None = None,
     env: Mapping[str, str] | None = None,
     frozen_modules: bool = False,
+    sandbox: bool = False,
 ) -> str:
     """Install a kernelspec for this interpreter, replacing one of the same name.
 
@@ -128,6 +141,7 @@ def install(
         profile: IPython profile the kernel loads.
         env: Environment variables for the kernel.
         frozen_modules: Use frozen standard library modules, see `kernel_spec`.
+        sandbox: Isolate each kernel, see `kernel_spec`.
 
     Returns:
         The directory of the installed kernelspec.
@@ -138,7 +152,13 @@ def install(
             ``prefix`` were given.
     """
     spec = kernel_spec(
-        kernel_name, display_name, profile, env, frozen_modules, provisioner=prefix == sys.prefix
+        kernel_name,
+        display_name,
+        profile,
+        env,
+        frozen_modules,
+        provisioner=prefix == sys.prefix,
+        sandbox=sandbox,
     )
     with tempfile.TemporaryDirectory(suffix="_kernelspec") as staging:
         for resource in (*resources_dir().iterdir(), Path(launch.__file__)):
@@ -174,29 +194,31 @@ class InstallSavepointKernelSpecApp(Application):
     def start(self) -> None:
         """Install, and say where to or what was in the way."""
         options = self.options
+        name = options.name or (SANDBOX_NAME if options.sandbox else KERNEL_NAME)
         try:
             destination = install(
                 user=options.user,
-                kernel_name=options.name,
+                kernel_name=name,
                 display_name=options.display_name,
                 prefix=options.prefix,
                 profile=options.profile,
                 env=dict(options.env),
                 frozen_modules=options.frozen_modules,
+                sandbox=options.sandbox,
             )
         except ValueError as error:
             self._fail(str(error))
         except OSError as error:
             if error.errno not in _NOT_WRITABLE:
                 raise
-            directory = _kernels_dir(options.user, options.prefix) / options.name
+            directory = _kernels_dir(options.user, options.prefix) / name
             self._fail(
                 f"cannot write {directory}: {error.strerror}.\n"
                 "Use --user to install for yourself, --sys-prefix to install into this "
                 "environment, or --prefix DIR for a directory you may write to."
             )
         else:
-            print(f"Installed kernelspec {options.name} in {destination}")
+            print(f"Installed kernelspec {name} in {destination}")
 
     def _fail(self, message: str) -> None:
         print(f"{self.name}: {message}", file=sys.stderr)
@@ -236,8 +258,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--name",
-        default=KERNEL_NAME,
-        help="name of the kernelspec, to have several side by side (default: %(default)s)",
+        help="name of the kernelspec, to have several side by side (default: "
+        f"{KERNEL_NAME}, or {SANDBOX_NAME} with --sandbox)",
     )
     parser.add_argument("--display-name", help="name that front ends show")
     parser.add_argument("--profile", help="IPython profile the kernel loads")
@@ -253,5 +275,11 @@ def _parser() -> argparse.ArgumentParser:
         "--frozen_modules",
         action="store_true",
         help="use frozen standard library modules; the debugger cannot step into them then",
+    )
+    parser.add_argument(
+        "--sandbox",
+        action="store_true",
+        help="isolate each kernel with bubblewrap; for front ends on jupyter_client that have "
+        "Savepoint in their environment",
     )
     return parser

@@ -83,6 +83,14 @@ class KernelStartTimeout(TimeoutError):
     """A kernel was not ready within ``start_timeout`` seconds; it was killed."""
 
 
+class SandboxUnavailable(RuntimeError):
+    """A kernel that must be in a sandbox was not started, as there can be none."""
+
+    def __init__(self, reason: str, way_out: str) -> None:
+        """Say why, and what can be done."""
+        super().__init__(f"{reason}. {way_out}")
+
+
 class WarmupFailed(RuntimeError):
     """The warm-up of a new kernel failed, so that there is no session.
 

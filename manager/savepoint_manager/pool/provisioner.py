@@ -25,7 +25,9 @@ from traitlets import Bool
 from savepoint_kernel import launch
 from savepoint_kernel.orders import Order
 
+from .. import sandbox
 from ..causes import OutOfMemory, cause_of, oom_counter
+from ..sandbox.provisioner import SandboxProvisioner
 from .client import NoPool, PooledProcess, PoolMissed, directory_of, launch_kernel, start_daemon
 
 _KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "independent", "kernel_id", "extra_arguments"}
@@ -34,8 +36,8 @@ _KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "independent", "kernel_id",
 _IMPORTED_BY = os.getpid()
 
 
-class SavepointProvisioner(LocalProvisioner):
-    """Takes kernels from the pool, or starts them."""
+class SavepointProvisioner(SandboxProvisioner):
+    """Takes kernels from the pool, or starts them; in a sandbox, if told to."""
 
     use_pool = Bool(True, help="Take kernels from the pool.").tag(config=True)
 
@@ -44,6 +46,8 @@ class SavepointProvisioner(LocalProvisioner):
 
     async def order(self) -> Order | None:
         """Spell what the pool would be asked for; None if it can't have such kernels."""
+        if self.sandboxed:
+            return None
         # Not LocalProvisioner's own, which takes ports and writes a connection file.
         kwargs = await super(LocalProvisioner, self).pre_launch()
         manager: Any = self.parent
@@ -54,7 +58,7 @@ class SavepointProvisioner(LocalProvisioner):
         command = without_shim(cmd)
         process = None
         order = _order_of(command, kwargs)
-        if self.use_pool and order is not None:
+        if self.use_pool and order is not None and not self.sandboxed:
             if os.getpid() == _IMPORTED_BY:
                 process = await asyncio.to_thread(self._from_pool, order, kwargs)
             else:  # a fork, whose loop may be its parent's and count on threads that are not here
@@ -113,7 +117,12 @@ class SavepointProvisioner(LocalProvisioner):
 
 
 def without_shim(command: Sequence[str]) -> list[str]:
-    """Return the command a kernelspec means, without the shim for front ends that know no pool."""
+    """Return the command a kernelspec means, without what front ends of their own kind begin with.
+
+    That is the shim, or the refusal to start without a sandbox.
+    """
+    if list(command[1:3]) == ["-m", sandbox.__name__]:
+        return [command[0], *command[3:]]
     isolated, script = list(command[1:3]) == ["-I", "-S"], Path(*command[3:4]).name
     if isolated and script == Path(launch.__file__).name:
         return [command[0], *command[4:]]

@@ -112,7 +112,8 @@ class WarmApp(Command):
         order = asyncio.run(provisioner.order())
         if order is None:
             sys.exit(
-                f"The kernelspec {name!r} starts no Savepoint kernel, and the pool has no others. "
+                f"The kernelspec {name!r} starts no Savepoint kernel, or one in a sandbox, and the "
+                "pool has no others. "
                 "`python -m savepoint_kernel install` makes a kernelspec that does."
             )
         return order

@@ -1,0 +1,136 @@
+"""What code in a sandbox can't do, tried by code in a sandbox."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from jupyter_core.paths import jupyter_runtime_dir
+
+from tests.kernel.harness import Kernel
+from tests.manager.pool.harness import Pool, alive, open_pool
+
+from .harness import processes_of, root_of
+
+
+@contextmanager
+def listening(family: int, address: object) -> Iterator[object]:
+    with socket.socket(family) as server:
+        server.bind(address)  # type: ignore[arg-type]
+        server.listen()
+        yield server.getsockname()
+
+
+def failure(kernel: Kernel, code: str) -> str:
+    """Return the name of the error that code ends with."""
+    result = kernel.run(code)
+    assert result.content["status"] == "error", result.iopub
+    return f"{result.content['ename']}: {result.content['evalue']}"
+
+
+def test_no_network(kernel: Kernel) -> None:
+    code = "socket.create_connection(('192.0.2.1', 80), 5)"
+    assert "Network is unreachable" in failure(kernel, code)
+    with listening(socket.AF_INET, ("127.0.0.1", 0)) as address:
+        code = f"socket.create_connection({address!r}, 5)"
+        assert "Connection refused" in failure(kernel, code)
+    with listening(socket.AF_UNIX, "\0savepoint-test") as address:
+        code = f"socket.socket(socket.AF_UNIX).connect({address!r})"
+        assert "Connection refused" in failure(kernel, code)
+
+
+@pytest.mark.parametrize("place", ["/", "/etc", "/usr", "/proc/sys/kernel", sys.prefix, "."])
+def test_nothing_is_written_outside(kernel: Kernel, place: str) -> None:
+    error = failure(kernel, f"Path({place!r}, 'new').write_text('')")
+    assert "Read-only file system" in error or "proc" in place
+    error = failure(kernel, f"os.utime({place!r})")
+    assert "Read-only file system" in error or "Permission denied" in error
+
+
+def test_system_settings_can_t_be_changed(kernel: Kernel) -> None:
+    assert failure(kernel, "Path('/proc/sys/kernel/core_pattern').write_text('x')")
+    assert failure(kernel, "Path('/etc/passwd').write_text('x')")
+
+
+def test_temporary_files_and_home_are_the_session_s_own(
+    kernel: Kernel, other: Kernel, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "of the host").touch()
+    for place, there in (("/tmp", "tmp"), (str(home), "home")):
+        kernel.ok(f"Path({place!r}, 'mine').write_text('mine')")
+        assert not Path(place, "mine").exists()
+        assert other.eval(f"Path({place!r}, 'mine').exists()") == "False"
+        assert (root_of(kernel.manager) / there / "mine").read_text() == "mine"
+    assert kernel.eval(f"Path({str(tmp_path)!r}).exists()") == "False"
+    assert kernel.eval("Path('~/.ssh').expanduser().exists()") == "False"
+    assert kernel.eval("os.path.expanduser('~')") == repr(str(home))
+
+
+def test_session_can_t_see_another_s_directory(kernel: Kernel, other: Kernel) -> None:
+    root = root_of(other.manager)
+    assert kernel.eval(f"Path({str(root)!r}).exists()") == "False"
+    assert kernel.eval(f"sorted(os.listdir({str(root.parent)!r}))").count("savepoint-") == 1
+
+
+def test_session_can_t_signal_another(kernel: Kernel, other: Kernel) -> None:
+    pids = processes_of(other.pid)
+    assert kernel.eval("sorted(int(n) for n in os.listdir('/proc') if n.isdigit())") == "[1, 2]"
+    for pid in (*pids, os.getpid()):
+        assert "ProcessLookupError" in failure(kernel, f"os.kill({pid}, signal.SIGKILL)")
+    assert "ProcessLookupError" in failure(kernel, "os.kill(-1, signal.SIGKILL)")  # all there are
+    assert all(map(alive, pids))
+    assert other.eval("6 * 7") == "42"
+
+
+def test_connection_files_of_others_are_out_of_reach(kernel: Kernel, other: Kernel) -> None:
+    own, its = (Path(k.manager.connection_file) for k in (kernel, other))
+    assert kernel.eval(f"Path({str(own)!r}).exists()") == "True"
+    assert kernel.eval(f"Path({str(its)!r}).exists()") == "False"
+    runtime = jupyter_runtime_dir()
+    left = f"[n for n in os.listdir({runtime!r}) if n != {own.name!r}]"
+    assert kernel.eval(f"{left} if os.path.exists({runtime!r}) else []") == "[]"
+
+
+def test_pool_is_out_of_reach_and_not_asked(notebooks: Path) -> None:
+    """Even if it is in the directory that is shown."""
+    from .harness import sandboxed
+
+    with open_pool() as pool:
+        inside = Pool(notebooks / "pool", pool.config_directory)
+        inside.have_standbys()
+        try:
+            before = inside.hits()
+            with sandboxed(notebooks, inside.env) as kernel:
+                assert inside.hits() == before
+                kernel.ok("import socket")
+                address = str(inside.directory / "pool.sock")
+                code = "socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)"
+                assert "No such file" in failure(kernel, f"{code}.connect({address!r})")
+                assert kernel.eval("open('data.csv').read()") == "'1,2'"
+        finally:
+            inside.stop()
+
+
+def test_environment_has_no_secrets(kernel: Kernel) -> None:
+    assert kernel.eval("'CLOUD_TOKEN' in os.environ") == "False"
+    code = "any(b'xyzzy' in p.read_bytes() for p in Path('/proc').glob('[0-9]*/environ'))"
+    assert kernel.eval(code) == "False"
+    assert kernel.eval("(os.environ['TZ'], os.environ['OMP_NUM_THREADS'])") == (
+        "('Asia/Tokyo', '3')"
+    )
+
+
+def test_no_privileges(kernel: Kernel) -> None:
+    kernel.ok(
+        "status = dict(l.split(':\\t') for l in Path('/proc/self/status').read_text().splitlines())"
+    )
+    assert kernel.eval("[int(status[n], 16) for n in status if n.startswith('Cap')]") == (
+        "[0, 0, 0, 0, 0]"
+    )
+    assert kernel.eval("status['NoNewPrivs']") == "'1'"
+    assert kernel.eval("__import__('ctypes').CDLL(None).unshare(0x10000000)") == "-1"
