@@ -38,6 +38,15 @@ _SETTINGS = """
 """.split()
 """Of /etc: what libraries look up, and no secret."""
 
+_OF_THE_SYSTEM = [
+    "/proc",
+    *(f"/dev/{name}" for name in "null zero full random urandom tty".split()),
+]
+"""What a front end that is root owns in there, without any privilege: sysctls, modes of devices.
+
+Devices are written to as ever: that changes no file system.
+"""
+
 _VARIABLES = frozenset(
     """
     COLORTERM JPY_SESSION_NAME LANG LANGUAGE LOGNAME MPLBACKEND NO_COLOR PATH TERM TZ USER
@@ -84,6 +93,7 @@ class Session:
         session = cls(Path(tempfile.mkdtemp(prefix="savepoint-", dir=base)).resolve())
         for directory in (session.home, session.temporary, session.sockets):
             directory.mkdir(mode=0o700)
+        session.connection_file.touch(mode=0o600)
         return session
 
     @property
@@ -97,8 +107,13 @@ class Session:
         return self.root / "tmp"
 
     @property
+    def connection_file(self) -> Path:
+        """The kernel's copy: ipykernel writes into it."""
+        return self.root / "connection.json"
+
+    @property
     def sockets(self) -> Path:
-        """Sockets of the connection: the only directory at the same path inside and outside."""
+        """Sockets of the connection: the only directory with the same path inside and outside."""
         return self.root / "ipc"
 
 
@@ -175,6 +190,8 @@ def command_line(bubblewrap: str, session: Session, wish: Wish) -> tuple[list[st
             arguments += ("--ro-bind", path, path)
             shown.append(path)
     arguments += ("--proc", "/proc", "--dev", "/dev")
+    for path in _OF_THE_SYSTEM:
+        arguments += ("--remount-ro", path)
     arguments += ("--bind", str(session.temporary), "/tmp", "--symlink", "/tmp", "/var/tmp")
     arguments += ("--bind", str(session.home), home)
     for path in (*_of_interpreter(wish.command[0], wish.env), *wish.show):
@@ -188,7 +205,7 @@ def command_line(bubblewrap: str, session: Session, wish: Wish) -> tuple[list[st
         if os.path.isdir(path) and any(_within(path, place) for place in shown):
             arguments += ("--tmpfs", path, "--remount-ro", path)
     arguments += ("--bind", str(session.sockets), str(session.sockets))
-    arguments += ("--ro-bind", wish.connection_file, wish.connection_file)
+    arguments += ("--bind", str(session.connection_file), wish.connection_file)
     arguments += ("--remount-ro", "/", "--chdir", cwd)
     return arguments, left_out
 

@@ -157,6 +157,7 @@ def _bubblewrap() -> str:
 
 def _prepared(session: Session, wish: Wish) -> tuple[list[str], list[str]]:
     """Spell a sandbox that is known to work."""
+    shutil.copyfile(wish.connection_file, session.connection_file)
     sandbox, left_out = command_line(_bubblewrap(), session, wish)
     # The kernel's own failure would be "Kernel died", and why in some log.
     trial = subprocess.run(

@@ -6,10 +6,11 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 import pytest
+import zmq
 
 from savepoint_kernel.kernelspec import kernel_spec
 from savepoint_manager.exceptions import SandboxUnavailable
@@ -26,7 +27,7 @@ from .harness import manager_of, processes_of, root_of, sandboxed
 
 INSTALL = """
 from savepoint_kernel.kernelspec import install
-install(user=True, kernel_name="savepoint", sandbox=True)
+install(prefix=os.environ["PLACE"], kernel_name="savepoint", sandbox=True)
 """
 
 
@@ -60,6 +61,7 @@ def test_files_and_timeline_outlive_a_restart_and_not_the_session() -> None:
 
 def test_manager_that_starts_a_second_session_has_another_sandbox() -> None:
     manager = manager_of()
+    manager.context, manager._created_context = zmq.Context(), False  # it can't be used twice
     roots = set()
     for _ in range(2):
         manager.start_kernel(env=environ())
@@ -85,13 +87,15 @@ def test_end_is_told_as_it_was(code: str, status: int) -> None:
 
 
 @pytest.fixture
-def front_end_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
-    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
-    yield Pool(tmp_path / "pool", tmp_path / "config")
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
+    """A front end's environment, which has no other kernelspec of this name."""
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share" / "jupyter"))
+    return Pool(tmp_path / "pool", tmp_path / "config")
 
 
-def test_nothing_is_left_of_a_front_end_that_was_killed(front_end_s: Pool) -> None:
-    with front_end_s.front_end(INSTALL) as front_end:
+def test_nothing_is_left_of_a_front_end_that_was_killed(elsewhere: Pool) -> None:
+    with elsewhere.front_end(INSTALL) as front_end:
         with front_end.kernel() as kernel:
             assert kernel.eval("__import__('os').getpid()") == "2"
         root = Path(json.loads(Path(front_end.connection_file).read_text())["ip"]).parents[1]
@@ -104,9 +108,9 @@ def test_nothing_is_left_of_a_front_end_that_was_killed(front_end_s: Pool) -> No
 
 
 def test_independent_kernel_outlives_its_front_end_and_then_leaves_nothing(
-    front_end_s: Pool,
+    elsewhere: Pool,
 ) -> None:
-    with front_end_s.front_end(INSTALL, independent=True) as front_end:
+    with elsewhere.front_end(INSTALL, independent=True) as front_end:
         with front_end.kernel() as kernel:
             root = Path(json.loads(Path(front_end.connection_file).read_text())["ip"]).parents[1]
             front_end.process.kill()
@@ -135,8 +139,7 @@ def test_home_is_not_shown_as_the_directory_either(
 ) -> None:
     with sandboxed(home, environ(HOME=str(home)), sandbox_directory="writable") as kernel:
         assert kernel.eval("__import__('os').path.exists('.ssh')") == "False"
-    assert f"Not shown in the sandbox, {home}" or caplog.text
-    assert str(home) in caplog.text
+    assert f"Jupyter's own files in it: {home}" in caplog.text
 
 
 def test_more_can_be_shown_and_let_in(tmp_path: Path) -> None:
@@ -185,7 +188,7 @@ def test_other_kernels_are_not_started() -> None:
     assert "Only Savepoint's kernels" in refused(manager)
 
 
-def test_where_there_are_no_namespaces_bubblewrap_is_quoted(tmp_path: Path) -> None:
+def test_where_there_are_no_namespaces_bubblewrap_is_quoted() -> None:
     """Inside of a sandbox that allows no other."""
     script = (
         "from tests.manager.sandbox.harness import manager_of\n"
@@ -194,7 +197,7 @@ def test_where_there_are_no_namespaces_bubblewrap_is_quoted(tmp_path: Path) -> N
     )
     wall = ["bwrap", "--dev-bind", "/", "/", "--unshare-user", "--disable-userns"]
     found = subprocess.run(
-        [*wall, "python", "-c", script], stdout=subprocess.PIPE, text=True, check=True
+        [*wall, sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True
     ).stdout
     assert found.startswith("SandboxUnavailable bubblewrap can't make a sandbox here: bwrap: ")
     assert "When it can't start" in found
