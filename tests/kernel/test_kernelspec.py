@@ -81,6 +81,23 @@ def test_provisioner_is_named_only_for_the_jupyter_that_has_it(prefix, monkeypat
     assert named == {"provisioner_name": "savepoint-provisioner"}
 
 
+def test_sandboxed_kernelspec_starts_nothing_without_its_provisioner(prefix):
+    run_install("--prefix", str(prefix), "--sandbox")
+
+    spec = spec_in(prefix, "savepoint-sandbox")
+    assert spec["display_name"] == "Python 3 (Savepoint, sandbox)"
+    assert spec["metadata"]["kernel_provisioner"] == {
+        "provisioner_name": "savepoint-provisioner",
+        "config": {"isolation": "sandbox"},
+    }
+    assert spec["argv"][:4] == [
+        sys.executable,
+        "-m",
+        "savepoint_manager.sandbox",
+        "-Xfrozen_modules=off",
+    ]
+
+
 def test_packaged_kernelspec_leaves_the_choice_of_python_to_jupyter():
     spec = json.loads((kernelspec.resources_dir() / "kernel.json").read_text("utf-8"))
     assert spec["argv"][0] == "python"

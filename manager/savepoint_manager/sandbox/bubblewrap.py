@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,14 +38,8 @@ _SETTINGS = """
 """.split()
 """Of /etc: what libraries look up, and no secret."""
 
-_OF_THE_SYSTEM = [
-    "/proc",
-    *(f"/dev/{name}" for name in "null zero full random urandom tty".split()),
-]
-"""What a front end that is root owns in there, without any privilege: sysctls, modes of devices.
-
-Devices are written to as ever: that changes no file system.
-"""
+_NEVER = ("/proc", "/sys", "/dev", "/run/user")
+"""What nobody can ask for: the processes, devices and services outside."""
 
 _VARIABLES = frozenset(
     """
@@ -163,50 +157,53 @@ def command_line(bubblewrap: str, session: Session, wish: Wish) -> tuple[list[st
         The command up to what runs in the sandbox, and the directories that were asked for and
         are not shown, as the home directory or other sessions would be with them.
     """
-    home, outside = _home(wish.env), os.path.expanduser("~")
+    home = _home(wish.env)
     private = _private(wish)
-    hidden = [str(Path(path)) for path in {home, outside, str(session.root.parent)}]
+    # What can't be shown without something that must not be seen.
+    homes = (home, os.path.expanduser("~"))
+    above = {*homes, *map(os.path.realpath, homes), str(session.root.parent), "/tmp", "/var/tmp"}
+
+    def may_be_shown(path: str) -> bool:
+        return not any(
+            any(_within(place, form) for place in (*above, *_NEVER))
+            or any(_within(form, place) for place in (*private, *_NEVER))
+            for form in (path, os.path.realpath(path))
+        )
+
+    read_only = [*_of_interpreter(wish.command[0], wish.env), *wish.show]
+    wanted = {os.path.abspath(os.path.expanduser(path)): "--ro-bind" for path in read_only}
+    if wish.directory != "hidden":
+        wanted[wish.cwd] = "--bind" if wish.directory == "writable" else "--ro-bind"
+    wanted = {path: bind for path, bind in wanted.items() if os.path.exists(path)}
+    left_out = [path for path in wanted if not may_be_shown(path)]
+
     arguments = [bubblewrap, *_CONFINED, *_optional(bubblewrap)]
-    shown: list[str] = []
-    left_out: list[str] = []
-
-    def show(path: str, bind: str = "--ro-bind") -> bool:
-        path = os.path.abspath(os.path.expanduser(path))
-        for form in {path, os.path.realpath(path)}:
-            if any(_within(place, form) for place in hidden) or any(
-                _within(form, place) for place in private
-            ):
-                left_out.append(path)
-                return False
-        if bind != "--ro-bind" or not any(_within(path, place) for place in shown):
-            arguments.extend((bind, path, path))
-            shown.append(path)
-        return True
-
+    shown: dict[str, str] = {}
     for path in (*_SYSTEM, *(f"/etc/{name}" for name in _SETTINGS)):
         if os.path.islink(path) and path in _SYSTEM:
             arguments += ("--symlink", os.readlink(path), path)
         elif os.path.exists(path):
             arguments += ("--ro-bind", path, path)
-            shown.append(path)
-    arguments += ("--proc", "/proc", "--dev", "/dev")
-    for path in _OF_THE_SYSTEM:
-        arguments += ("--remount-ro", path)
+            shown[path] = "--ro-bind"
+    # Sysctls belong to root, and obey a front end that is root whatever its privileges.
+    arguments += ("--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev")
     arguments += ("--bind", str(session.temporary), "/tmp", "--symlink", "/tmp", "/var/tmp")
     arguments += ("--bind", str(session.home), home)
-    for path in (*_of_interpreter(wish.command[0], wish.env), *wish.show):
-        if os.path.exists(path):
-            show(path)
-    cwd = home
-    if wish.directory != "hidden":
-        bind = "--bind" if wish.directory == "writable" else "--ro-bind"
-        cwd = wish.cwd if show(wish.cwd, bind) else home
-    for path in _outermost(private):
-        if os.path.isdir(path) and any(_within(path, place) for place in shown):
-            arguments += ("--tmpfs", path, "--remount-ro", path)
+    # Outer ones first: an environment in a directory that may be written to is not for writing.
+    for path in sorted(wanted.keys() - left_out, key=lambda path: len(Path(path).parts)):
+        around = [place for place in shown if _within(path, place)]
+        if not around or shown[max(around, key=len)] != wanted[path]:
+            arguments += (wanted[path], path, path)
+            shown[path] = wanted[path]
+    masked = _masked(shown, private)
+    for path in masked:
+        arguments += ("--tmpfs", path)
     arguments += ("--bind", str(session.sockets), str(session.sockets))
     arguments += ("--bind", str(session.connection_file), wish.connection_file)
-    arguments += ("--remount-ro", "/", "--chdir", cwd)
+    for path in masked:
+        arguments += ("--remount-ro", path)
+    starts_in = wish.cwd if wish.cwd in wanted and wish.cwd not in left_out else home
+    arguments += ("--remount-ro", "/", "--chdir", starts_in)
     return arguments, left_out
 
 
@@ -240,13 +237,17 @@ def _of_interpreter(executable: str, env: Mapping[str, str]) -> list[str]:
     return [*json.loads(answer.stdout), *found, str(path.parent.parent)]
 
 
-def _outermost(paths: Iterable[str]) -> Iterator[str]:
-    """Leave out what is in another one."""
-    last = ""
-    for path in sorted(paths, key=lambda path: Path(path).parts):
-        if not last or not _within(path, last):
-            last = path
-            yield path
+def _masked(shown: Iterable[str], private: Iterable[str]) -> list[str]:
+    """Return which directories in those that are shown must be covered, by their paths there."""
+    covered: list[str] = []
+    for path in sorted({os.path.realpath(path) for path in private}):
+        for place in shown:
+            real = os.path.realpath(place)
+            at = os.path.normpath(os.path.join(place, os.path.relpath(path, real)))
+            within_another = any(_within(at, other) for other in covered)
+            if _within(path, real) and os.path.isdir(path) and not within_another:
+                covered.append(at)
+    return covered
 
 
 def _within(path: str, place: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import psutil
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
+from jupyter_core.paths import jupyter_runtime_dir
 
 from savepoint_kernel.kernelspec import kernel_spec
 from tests.kernel.harness import Kernel
@@ -20,7 +22,8 @@ def manager_of(env: dict[str, str] | None = None, **config: Any) -> KernelManage
     """Return a manager of a sandboxed kernelspec, with options of its provisioner."""
     spec = kernel_spec(sandbox=True, env=env)
     spec["metadata"]["kernel_provisioner"]["config"].update(config)
-    manager = KernelManager()
+    connection_file = Path(jupyter_runtime_dir(), f"kernel-{uuid.uuid4()}.json")
+    manager = KernelManager(connection_file=str(connection_file))
     manager._kernel_spec = KernelSpec(**spec)
     return manager
 
