@@ -31,6 +31,8 @@ _WAY_OUT = (
     "'When it can't start'."
 )
 
+_IMPORTED_BY = os.getpid()
+
 
 class SandboxProvisioner(LocalProvisioner):
     """Starts kernels in a sandbox if told to."""
@@ -86,11 +88,12 @@ class SandboxProvisioner(LocalProvisioner):
         Raises:
             SandboxUnavailable: it can't be made. There is no kernel without it then.
         """
-        session = self._session
-        if session is None:
+        if not self.sandboxed:
             return await super().launch_kernel(cmd, **kwargs)
+        session, parts = self._session, split_command(cmd[1:])
         try:
-            parts = split_command(cmd[1:])
+            if session is None:
+                raise SandboxUnavailable("pre_launch() was not called", _WAY_OUT)
             if parts is None:
                 raise SandboxUnavailable(
                     f"Only Savepoint's kernels can be in a sandbox, not {' '.join(cmd)}", _WAY_OUT
@@ -105,7 +108,10 @@ class SandboxProvisioner(LocalProvisioner):
                 show=self.sandbox_show,
                 variables=[*self.sandbox_variables, *(self.kernel_spec.env or ())],
             )
-            sandbox, left_out = await asyncio.to_thread(_prepared, session, wish)
+            if os.getpid() == _IMPORTED_BY:
+                sandbox, left_out = await asyncio.to_thread(_prepared, session, wish)
+            else:  # a fork, see SavepointProvisioner
+                sandbox, left_out = _prepared(session, wish)
             if left_out:
                 self.log.warning(
                     "Not shown in the sandbox, as it has your home directory, other sessions or "

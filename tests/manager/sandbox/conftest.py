@@ -35,7 +35,7 @@ def notebooks(home: Path) -> Path:
 def kernel(hermetic_user_directories: None, home: Path, notebooks: Path) -> Iterator[Kernel]:
     env = environ(HOME=str(home), CLOUD_TOKEN="xyzzy", TZ="Asia/Tokyo", OMP_NUM_THREADS="3")
     with sandboxed(notebooks, env) as kernel:
-        kernel.ok("import errno, os, signal, socket, sys\nfrom pathlib import Path")
+        kernel.ok("import os, socket\nfrom pathlib import Path")
         yield kernel
 
 

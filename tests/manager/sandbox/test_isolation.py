@@ -13,7 +13,7 @@ import pytest
 from jupyter_core.paths import jupyter_runtime_dir
 
 from tests.kernel.harness import Kernel
-from tests.manager.pool.harness import Pool, alive, environ, open_pool
+from tests.manager.pool.harness import Pool, environ, open_pool
 
 from .harness import processes_of, root_of, sandboxed
 
@@ -59,7 +59,6 @@ def test_system_is_not_tuned_though_root_owns_its_settings(kernel: Kernel) -> No
 def test_temporary_files_and_home_are_the_session_s_own(
     kernel: Kernel, other: Kernel, home: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "of the host").touch()
     for place, there in (("/tmp", "tmp"), (str(home), "home")):
         kernel.ok(f"Path({place!r}, 'mine').write_text('mine')")
         assert not Path(place, "mine").exists()
@@ -77,13 +76,10 @@ def test_session_can_t_see_another_s_directory(kernel: Kernel, other: Kernel) ->
 
 
 def test_session_can_t_signal_another(kernel: Kernel, other: Kernel) -> None:
-    pids = processes_of(other.pid)
     assert kernel.eval("sorted(int(n) for n in os.listdir('/proc') if n.isdigit())") == "[1, 2]"
-    for pid in (*pids, os.getpid()):
-        assert "ProcessLookupError" in failure(kernel, f"os.kill({pid}, signal.SIGKILL)")
-    assert "ProcessLookupError" in failure(kernel, "os.kill(-1, signal.SIGKILL)")  # all there are
-    assert all(map(alive, pids))
-    assert other.eval("6 * 7") == "42"
+    for pid in (*processes_of(other.pid), os.getpid()):
+        assert "ProcessLookupError" in failure(kernel, f"os.kill({pid}, 0)")
+    assert "ProcessLookupError" in failure(kernel, "os.kill(-1, 0)")  # all there are
 
 
 @pytest.mark.parametrize("directory", ["read-only", "writable"])

@@ -15,13 +15,7 @@ import zmq
 from savepoint_kernel.kernelspec import kernel_spec
 from savepoint_manager.exceptions import SandboxUnavailable
 from tests.kernel.harness import Kernel
-from tests.manager.pool.harness import (
-    Pool,
-    alive,
-    await_end,
-    connected,
-    environ,
-)
+from tests.manager.pool.harness import Pool, alive, await_end, connected, environ
 
 from .harness import manager_of, processes_of, root_of, sandboxed
 
@@ -59,12 +53,12 @@ def test_files_and_timeline_outlive_a_restart_and_not_the_session() -> None:
     assert not os.path.exists(kernel.manager.connection_file)
 
 
-def test_manager_that_starts_a_second_session_has_another_sandbox() -> None:
+def test_second_session_of_a_manager_has_another_sandbox_and_may_be_encrypted() -> None:
     manager = manager_of()
     manager.context, manager._created_context = zmq.Context(), False  # it can't be used twice
     roots = set()
-    for _ in range(2):
-        manager.start_kernel(env=environ())
+    for encryption in ("disabled", "required"):
+        manager.start_kernel(env=environ(), transport_encryption=encryption)
         roots.add(root_of(manager))
         with connected(manager) as kernel:
             assert kernel.eval("6 * 7") == "42"
@@ -155,15 +149,6 @@ def test_more_can_be_shown_and_let_in(tmp_path: Path) -> None:
         assert kernel.eval(f"open({str(tmp_path / 'data.csv')!r}).read()") == "'4'"
         names = "[os.environ.get(n) for n in ('GIVEN', 'WANTED', 'UNWANTED')]"
         assert kernel.eval(names) == "['by the kernelspec', '1', None]"
-    manager.shutdown_kernel(now=True)
-    manager.context.destroy(linger=0)
-
-
-def test_encryption_works_too() -> None:
-    manager = manager_of()
-    manager.start_kernel(env=environ(), transport_encryption="required")
-    with connected(manager) as kernel:
-        assert kernel.eval("6 * 7") == "42"
     manager.shutdown_kernel(now=True)
     manager.context.destroy(linger=0)
 
