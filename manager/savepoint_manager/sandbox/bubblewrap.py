@@ -217,7 +217,7 @@ def _private(wish: Wish) -> set[str]:
     """Return directories with keys of other kernels, sockets of the pool, tokens of servers."""
     paths = {jupyter_runtime_dir(), jupyter_data_dir(), *jupyter_config_path()}
     paths |= {pool_directory(wish.env)} - {""}
-    others = os.path.dirname(wish.connection_file)
+    others = os.path.dirname(wish.connection_file)  # usually one of these; or where all kinds are
     if not _within(wish.cwd, others) and not _within(tempfile.gettempdir(), others):
         paths.add(others)
     return paths | {os.path.realpath(path) for path in paths}

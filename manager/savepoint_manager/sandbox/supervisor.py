@@ -53,6 +53,7 @@ def main() -> None:
         text = info.read()
     group = json.loads(text)["child-pid"] if text else 0  # 0: it could not be made, and has said so
 
+    inside = _opened(group)
     end = os.pidfd_open(sandbox.pid)
     poll = select.poll()
     poll.register(end, select.POLLIN)
@@ -73,9 +74,19 @@ def main() -> None:
                     _send(group, number)
         ready = [descriptor for descriptor, _ in poll.poll()]
     status = sandbox.wait()
+    if inside is not None:  # bubblewrap waits for the kernel, not for what that has left behind
+        select.select([inside], [], [])
     if gone or select.select([front_end], [], [], 0)[0]:
         shutil.rmtree(directory, ignore_errors=True)
     _end(status)
+
+
+def _opened(pid: int) -> int | None:
+    """Return a descriptor of the first process in the sandbox: all others end before it has."""
+    try:
+        return os.pidfd_open(pid) if pid else None
+    except ProcessLookupError:
+        return None
 
 
 def _send(group: int, number: int) -> None:

@@ -47,7 +47,12 @@ def test_files_and_timeline_outlive_a_restart_and_not_the_session() -> None:
             with connected(kernel.manager) as again:
                 again.ok("%restore before")
                 assert again.eval("kept, Path.home().joinpath('kept').exists()") == "(17, True)"
+        with connected(kernel.manager) as again:
+            again.ok(
+                "import subprocess\nsubprocess.Popen(['sleep', '600'], start_new_session=True)"
+            )
         pids = processes_of(kernel.pid)
+        assert len(pids) == 5
     assert not any(map(alive, pids))
     assert not root.exists()
     assert not os.path.exists(kernel.manager.connection_file)
