@@ -141,10 +141,9 @@ class SandboxProvisioner(LocalProvisioner):
     def _remove(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            try:
-                shutil.rmtree(session.root)
-            except OSError as error:
-                self.log.warning("Files of a sandbox are left in %s: %s", session.root, error)
+            supervisor.remove(str(session.root))
+            if session.root.exists():
+                self.log.warning("Files of a sandbox are left in %s", session.root)
 
 
 def _bubblewrap() -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -77,8 +76,17 @@ def main() -> None:
     if inside is not None:  # bubblewrap waits for the kernel, not for what that has left behind
         select.select([inside], [], [])
     if gone or select.select([front_end], [], [], 0)[0]:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove(directory)
     _end(status)
+
+
+def remove(directory: str) -> None:
+    """Remove the directory of a sandbox that has ended, whatever was made in it.
+
+    Directories that can't be written to, or are nested deeper than Python's stack goes.
+    """
+    subprocess.run(["chmod", "-R", "u+rwx", directory], stderr=subprocess.DEVNULL)
+    subprocess.run(["rm", "-rf", directory], stderr=subprocess.DEVNULL)
 
 
 def _opened(pid: int) -> int | None:

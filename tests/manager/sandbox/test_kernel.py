@@ -19,6 +19,18 @@ from tests.manager.pool.harness import Pool, alive, await_end, connected, enviro
 
 from .harness import manager_of, processes_of, root_of, sandboxed
 
+HARD_TO_REMOVE = """
+import os, subprocess
+subprocess.Popen(["sleep", "600"], start_new_session=True)
+os.chdir(os.path.expanduser("~"))
+os.makedirs("locked/inner")
+os.chmod("locked", 0)
+for _ in range(1500):
+    os.mkdir("d")
+    os.chdir("d")
+os.chdir("/")
+"""
+
 INSTALL = """
 from savepoint_kernel.kernelspec import install
 install(prefix=os.environ["PLACE"], kernel_name="savepoint", sandbox=True)
@@ -48,9 +60,7 @@ def test_files_and_timeline_outlive_a_restart_and_not_the_session() -> None:
                 again.ok("%restore before")
                 assert again.eval("kept, Path.home().joinpath('kept').exists()") == "(17, True)"
         with connected(kernel.manager) as again:
-            again.ok(
-                "import subprocess\nsubprocess.Popen(['sleep', '600'], start_new_session=True)"
-            )
+            again.ok(HARD_TO_REMOVE)
         pids = processes_of(kernel.pid)
         assert len(pids) == 5
     assert not any(map(alive, pids))
