@@ -18,12 +18,12 @@ import array
 import json
 import os
 import socket
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-PROTOCOL = 1
-"""Changes when an older daemon, kernel or front end would misunderstand a newer one."""
+from .launch import PROTOCOL
 
 MAX_SIZE = 200_000
 """Bytes of a message."""
@@ -173,6 +173,12 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]]:
             raise
         raise OrderRefused(f"the message is not JSON: {error}") from None
     return message, list(descriptors)
+
+
+def peer_of(sock: socket.socket) -> tuple[int, int]:
+    """Return process and user at the other end, as the system knows them."""
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
 
 
 def close_all(descriptors: Iterable[int]) -> None:

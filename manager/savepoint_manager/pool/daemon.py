@@ -237,7 +237,7 @@ class Daemon:
             standby.channel.close()
             orders.close_all(descriptors)  # the kernel has them; a pipe's reader waits for its end
             descriptors.clear()
-        setattr(pool.counts, how, getattr(pool.counts, how) + 1)
+        pool.counts.hits[how] += 1
         pool.counts.acquire_ms.append((time.monotonic() - began) * 1000)
         self.kernels[standby.pid] = pool.key
         try:

@@ -77,8 +77,7 @@ class Standby:
 class Counts:
     """What happened so far."""
 
-    standby: int = 0
-    fork: int = 0
+    hits: dict[str, int] = field(default_factory=lambda: {"standby": 0, "fork": 0})
     missed: dict[str, int] = field(default_factory=dict)
     created: int = 0
     recycled: int = 0
