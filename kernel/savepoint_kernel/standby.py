@@ -21,6 +21,7 @@ request, and have nothing to do.
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import os
 import socket
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import zmq
+from jupyter_client.connect import port_names
 from traitlets import TraitError
 from traitlets.config import Config
 from traitlets.config.loader import DeferredConfigString
@@ -60,8 +62,14 @@ that are answered at once."""
 class StandbyApp(SavepointKernelApp):
     """A kernel application whose initialization has two halves: `prepare` and `take_over`."""
 
+    hb_port: int
     waiting = True
     """True until it is handed out; then it is an application like any."""
+
+    moved = False
+    """True if a port of the connection file was taken, and another was bound."""
+
+    _other_ports = False
 
     def prepare(self, arguments: Sequence[str]) -> None:
         """Do what can be done before it is known for whom.
@@ -110,12 +118,17 @@ class StandbyApp(SavepointKernelApp):
         self._configure(orders.split_arguments(order.arguments)[1])
         self.connection_file = order.connection_file
         self.init_connection_file()
+        self._other_ports = order.other_ports
         self._bind()
+        if self.moved:
+            self.init_heartbeat()
+            self.write_connection_file()
 
     def begin(self) -> None:
         """Do the rest, which clients wait for connected; the heartbeat is asked for later."""
-        self.init_heartbeat()
-        self.write_connection_file()
+        if not self.moved:
+            self.init_heartbeat()
+            self.write_connection_file()
         importlib.invalidate_caches()
         blas.restore()
         self.log_connection_info()
@@ -176,6 +189,7 @@ class StandbyApp(SavepointKernelApp):
         kernel.shell_stream.use(partial(self._bind_port, "shell_port"))
         kernel.stdin_stream.use(partial(self._bind_port, "stdin_port"))
         bound.result(_BIND_TIMEOUT)
+        self._find_heartbeat_port()
         self._apply_curve_client_options(self.debug_shell_socket)
         self.debug_shell_socket.connect(self.shell_socket.getsockopt(zmq.LAST_ENDPOINT))
 
@@ -190,7 +204,26 @@ class StandbyApp(SavepointKernelApp):
 
     def _bind_port(self, name: str, sock: zmq.Socket[Any]) -> None:
         self._apply_curve_server_options(sock)
-        setattr(self, name, self._bind_socket(sock, getattr(self, name)))
+        port = getattr(self, name)
+        try:
+            bound = self._bind_socket(sock, port)
+        except zmq.ZMQError as error:
+            if error.errno != errno.EADDRINUSE or not self._other_ports:
+                raise
+            bound = self._bind_socket(sock, 0)
+            self.moved = True
+        setattr(self, name, bound)
+
+    def _find_heartbeat_port(self) -> None:
+        """Look whether the heartbeat's port is free; its thread binds it a moment later."""
+        if not self._other_ports or self.transport != "tcp":
+            return
+        with socket.socket() as probe:
+            try:
+                probe.bind((self.ip, self.hb_port))
+            except OSError:
+                self.hb_port = 0  # it takes any
+                self.moved = True
 
     # -- halves of `initialize` that wait
 
@@ -257,7 +290,10 @@ def live(sock: socket.socket, arguments: Sequence[str]) -> None:
             return
         if descriptors[3:]:
             app.watch(descriptors[3])
-        orders.send(sock, {"bound": True})
+        bound: Message = {"bound": True}
+        if app.moved:
+            bound["ports"] = {name: getattr(app, name) for name in port_names}
+        orders.send(sock, bound)
         sock.close()
         app.kernel.greeted.wait(_GREETING)
         app.begin()

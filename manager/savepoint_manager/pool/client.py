@@ -175,14 +175,16 @@ class PooledProcess:
         pid: its process.
         pidfd: the same, for good.
         sock: where the daemon tells its exit status.
+        ports: those it has bound, by name, if they are others than it was asked for.
     """
 
     stdin: IO[bytes] | None = None
     stdout: IO[bytes] | None = None
     stderr: IO[bytes] | None = None
 
-    def __init__(self, pid: int, pidfd: int, sock: socket.socket) -> None:
+    def __init__(self, pid: int, pidfd: int, sock: socket.socket, ports: Mapping[str, int]) -> None:
         self.pid = pid
+        self.ports = ports
         self.returncode: int | None = None
         self._pidfd = pidfd
         self._sock = sock
@@ -270,4 +272,4 @@ def launch_kernel(directory: str, order: Order, stdio: Sequence[int]) -> PooledP
         sock.close()
         orders.close_all(descriptors)
         raise PoolMissed(answer.get("miss", "the pool has ended"))
-    return PooledProcess(answer["pid"], descriptors[0], sock)
+    return PooledProcess(answer["pid"], descriptors[0], sock, answer.get("ports", {}))
