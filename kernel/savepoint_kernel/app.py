@@ -70,7 +70,11 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
         socket.linger = 1000
         socket.sndhwm = QUEUE_LENGTH
         self._apply_curve_server_options(socket)
-        self.iopub_port = self._bind_socket(socket, self.iopub_port)
+        try:
+            self.iopub_port = self._bind_socket(socket, self.iopub_port)
+        except zmq.ZMQError:
+            socket.close(linger=0)  # the end of the process would wait for it
+            raise
         self.log.debug("iopub PUB Channel on port: %i", self.iopub_port)
         self.configure_tornado_logger()
         self.iopub_thread = IOPub(socket, self.session, self._interrupts, self.output_interval)

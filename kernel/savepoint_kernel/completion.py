@@ -5,6 +5,7 @@ Threads: both run on the Introspection thread; `WarmUp.cell_ended` is called on 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -49,8 +50,13 @@ def complete(completer: Any, code: str, cursor_pos: int) -> dict[str, Any]:
     }
 
 
+def _machine_is_busy() -> bool:
+    """Whether others wait for a CPU: a hundred kernels that warm up at once take a minute of it."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1)
+
+
 class WarmUp:
-    """Loads the completer once the kernel idles: its first use takes half a second.
+    """Loads the completer once kernel and machine idle: its first use takes half a second.
 
     Args:
         loop: of the Introspection thread.
@@ -85,7 +91,7 @@ class WarmUp:
         self._loop.call_later(self._delay, self._check, cells)
 
     def _check(self, cells: int) -> None:
-        if self._busy() or self._cells() != cells:
+        if self._busy() or self._cells() != cells or _machine_is_busy():
             self._wait(self._cells())
         else:
             complete(self._completer(), "import os; os.pa", 16)

@@ -274,7 +274,7 @@ class Executor:
                 self._kernel.publish_notice(cell.parent, f"The rollback failed: {reason}\n")
                 return {"transaction": {"policy": policy.value, "outcome": "failed"}}
         if request.silent:
-            return {}  # a front end's own; the next cell's commit has what it did
+            return {}  # a front end's own, no step of the user's; a later commit has what it did
         count = self._kernel.shell.execution_count - bool(request.store_history)
         cell.to_commit = CellInfo(request.code, count, request.cell_id, failure.value)
         commit = savepoints.next_commit

@@ -105,8 +105,8 @@ class SavepointKernel(IPythonKernel):  # type: ignore[misc]
     ).tag(config=True)
     warm_completer = Bool(
         True,
-        help="""Load the completer while the kernel idles, so that the first completion is as fast
-        as the next. It costs about half a second of CPU, once.""",
+        help="""Load the completer while kernel and machine idle, so that the first completion is as
+        fast as the next. It costs about half a second of CPU, once.""",
     ).tag(config=True)
     warm_completer_after = Float(
         1.0,

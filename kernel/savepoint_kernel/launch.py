@@ -36,7 +36,7 @@ SWITCH_VARIABLE = "SAVEPOINT_POOL"
 """``0`` in it: kernels are started, not taken from a pool."""
 
 PROTOCOL = 1
-"""`orders.PROTOCOL`."""
+"""Changes when an older daemon, kernel or front end would misunderstand a newer one."""
 
 MODULE = "savepoint_kernel"
 DAEMON = "savepoint_manager.pool.daemon"

@@ -18,12 +18,12 @@ import array
 import json
 import os
 import socket
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-PROTOCOL = 1
-"""Changes when an older daemon, kernel or front end would misunderstand a newer one."""
+from .launch import PROTOCOL
 
 MAX_SIZE = 200_000
 """Bytes of a message."""
@@ -50,6 +50,9 @@ class Order:
         cwd: its directory.
         env: its whole environment.
         detached: it outlives the process that asked for it.
+        other_ports: bind others in place of ports that are taken, and say which. Who asks has
+            found its ports free, and somebody may have been quicker: when a hundred kernels are
+            started at once, one in six finds a port taken.
     """
 
     executable: str
@@ -59,6 +62,7 @@ class Order:
     cwd: str
     env: Mapping[str, str] = field(repr=False)
     detached: bool = False
+    other_ports: bool = False
 
     def as_message(self) -> Message:
         """Return what `order_of` reads."""
@@ -75,6 +79,7 @@ def order_of(message: Message) -> Order:
         raise OrderRefused(f"protocol {message.get('protocol')!r} is not {PROTOCOL}")
     texts = ("executable", "connection_file", "cwd")
     lists = ("options", "arguments")
+    switches = ("detached", "other_ports")
     env = message.get("env")
     valid = (
         all(_is_text(message.get(name)) for name in texts)
@@ -87,7 +92,7 @@ def order_of(message: Message) -> Order:
             _is_text(name) and _is_text(value) and name and "=" not in name
             for name, value in env.items()
         )
-        and isinstance(message.get("detached", False), bool)
+        and all(isinstance(message.get(name, False), bool) for name in switches)
     )
     if not valid:
         raise OrderRefused(
@@ -95,7 +100,7 @@ def order_of(message: Message) -> Order:
         )
     return Order(
         **{name: message[name] for name in (*texts, *lists, "env")},
-        detached=message.get("detached", False),
+        **{name: message.get(name, False) for name in switches},
     )
 
 
@@ -173,6 +178,12 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]]:
             raise
         raise OrderRefused(f"the message is not JSON: {error}") from None
     return message, list(descriptors)
+
+
+def peer_of(sock: socket.socket) -> tuple[int, int]:
+    """Return process and user at the other end, as the system knows them."""
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
 
 
 def close_all(descriptors: Iterable[int]) -> None:

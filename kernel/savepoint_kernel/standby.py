@@ -1,25 +1,27 @@
 """A standby: a kernel that is ready but for what makes it somebody's.
 
-    made            shell, service threads and sockets exist, one expression was evaluated
+    made            shell, service threads and sockets exist; one expression was evaluated, one
+                    request answered
     waiting         nothing is bound; there is no key, no history session, no store
     handed out      takes the order's limits, directory, environment and stdio; binds the ports of
                     its connection file and says so; answers kernel_info, runs start-up files, and
                     serves the rest
 
 It says so when the ports are bound, not before: a client that connects to a port where nobody
-listens tries again only after 100 ms (ZMQ_RECONNECT_IVL), ten times what all of this takes.
+listens tries again only after 100 ms (ZMQ_RECONNECT_IVL), ten times what it takes to bind them.
 
 What a kernel reads when it is made can't be told it later: configuration files, most options and
 some environment variables are part of the pool's key (`orders.split_arguments`, the manager's
 `keys`).
 
-Threads: the main thread. Service threads run while the standby waits, and have nothing to do; the
-sockets they own are bound on them.
+Threads: the main thread. Service threads run while the standby waits; they have answered one
+request, and have nothing to do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import os
 import socket
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import zmq
+from jupyter_client.connect import port_names
 from traitlets import TraitError
 from traitlets.config import Config
 from traitlets.config.loader import DeferredConfigString
@@ -44,7 +47,6 @@ from .parent import ParentWatch
 
 _BIND_TIMEOUT = 10.0
 """Seconds; a service thread that has nothing to do binds a socket in less than a millisecond."""
-
 
 _REHEARSAL = "inproc://rehearsal"
 
@@ -60,8 +62,14 @@ that are answered at once."""
 class StandbyApp(SavepointKernelApp):
     """A kernel application whose initialization has two halves: `prepare` and `take_over`."""
 
+    hb_port: int
     waiting = True
     """True until it is handed out; then it is an application like any."""
+
+    moved = False
+    """True if a port of the connection file was taken, and another was bound."""
+
+    _other_ports = False
 
     def prepare(self, arguments: Sequence[str]) -> None:
         """Do what can be done before it is known for whom.
@@ -75,7 +83,6 @@ class StandbyApp(SavepointKernelApp):
         self.kernel.listen()
         self.shell.run_cell("None", silent=True)
         self._rehearse()
-        self.kernel.greeted.clear()
 
     def _rehearse(self) -> None:
         """Answer a request: what is done for the first time takes ten times as long."""
@@ -84,7 +91,8 @@ class StandbyApp(SavepointKernelApp):
         with self.context.socket(zmq.DEALER) as client:
             client.connect(_REHEARSAL)
             self.session.send(client, protocol.KERNEL_INFO)
-            client.poll(_BIND_TIMEOUT * 1000)
+            self.kernel.greeted.wait(_BIND_TIMEOUT)
+        self.kernel.greeted.clear()
         shell.use(lambda sock: sock.unbind(_REHEARSAL))
 
     def take_over(self, order: Order, stdio: Sequence[int]) -> None:
@@ -110,12 +118,17 @@ class StandbyApp(SavepointKernelApp):
         self._configure(orders.split_arguments(order.arguments)[1])
         self.connection_file = order.connection_file
         self.init_connection_file()
+        self._other_ports = order.other_ports
         self._bind()
+        if self.moved:
+            self.init_heartbeat()
+            self.write_connection_file()
 
     def begin(self) -> None:
         """Do the rest, which clients wait for connected; the heartbeat is asked for later."""
-        self.init_heartbeat()
-        self.write_connection_file()
+        if not self.moved:
+            self.init_heartbeat()
+            self.write_connection_file()
         importlib.invalidate_caches()
         blas.restore()
         self.log_connection_info()
@@ -176,6 +189,7 @@ class StandbyApp(SavepointKernelApp):
         kernel.shell_stream.use(partial(self._bind_port, "shell_port"))
         kernel.stdin_stream.use(partial(self._bind_port, "stdin_port"))
         bound.result(_BIND_TIMEOUT)
+        self._find_heartbeat_port()
         self._apply_curve_client_options(self.debug_shell_socket)
         self.debug_shell_socket.connect(self.shell_socket.getsockopt(zmq.LAST_ENDPOINT))
 
@@ -190,7 +204,26 @@ class StandbyApp(SavepointKernelApp):
 
     def _bind_port(self, name: str, sock: zmq.Socket[Any]) -> None:
         self._apply_curve_server_options(sock)
-        setattr(self, name, self._bind_socket(sock, getattr(self, name)))
+        port = getattr(self, name)
+        try:
+            bound = self._bind_socket(sock, port)
+        except zmq.ZMQError as error:
+            if error.errno != errno.EADDRINUSE or not self._other_ports:
+                raise
+            bound = self._bind_socket(sock, 0)
+            self.moved = True
+        setattr(self, name, bound)
+
+    def _find_heartbeat_port(self) -> None:
+        """Look whether the heartbeat's port is free; its thread binds it a moment later."""
+        if not self._other_ports or self.transport != "tcp":
+            return
+        with socket.socket() as probe:
+            try:
+                probe.bind((self.ip, self.hb_port))
+            except OSError:
+                self.hb_port = 0  # it takes any
+                self.moved = True
 
     # -- halves of `initialize` that wait
 
@@ -257,7 +290,10 @@ def live(sock: socket.socket, arguments: Sequence[str]) -> None:
             return
         if descriptors[3:]:
             app.watch(descriptors[3])
-        orders.send(sock, {"bound": True})
+        bound: Message = {"bound": True}
+        if app.moved:
+            bound["ports"] = {name: getattr(app, name) for name in port_names}
+        orders.send(sock, bound)
         sock.close()
         app.kernel.greeted.wait(_GREETING)
         app.begin()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.connect import write_connection_file
 from jupyter_client.manager import KernelManager
 
 from .harness import PATIENCE, Gate, Kernel, Message, Result, parent_id
@@ -770,6 +771,22 @@ def test_kernel_removes_its_connection_file_and_frees_its_ports(tmp_path):
         assert process.wait(PATIENCE) == 0
         assert not file.exists()
         assert not any(listens(port) for port in ports)
+
+
+@pytest.mark.parametrize("name", ["shell", "iopub", "stdin", "control"])
+def test_kernel_whose_port_is_taken_ends_and_says_so(tmp_path, name):
+    file = str(tmp_path / "connection.json")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        write_connection_file(file, key=b"key", **{f"{name}_port": port})
+        ended = subprocess.run(
+            [sys.executable, "-m", "savepoint_kernel", "-f", file],
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert ended.returncode == 1
+    assert f"Address already in use (addr='tcp://127.0.0.1:{port}')" in ended.stderr
 
 
 def test_kernel_in_a_terminal_survives_ctrl_c_and_ends_on_sigterm(tmp_path):

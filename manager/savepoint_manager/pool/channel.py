@@ -54,10 +54,7 @@ class Channel:
 
     def peer(self) -> tuple[int, int]:
         """Return process and user at the other end, as the system knows them."""
-        size = 12
-        data = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        pid, uid = (int.from_bytes(data[at : at + 4], "little", signed=True) for at in (0, 4))
-        return pid, uid
+        return orders.peer_of(self._sock)
 
     def close(self) -> None:
         """Close it."""

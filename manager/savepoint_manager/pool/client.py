@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -23,15 +22,18 @@ from savepoint_kernel.orders import Message, Order, OrderRefused
 
 from .directory import private_directory
 
-ANSWER_TIMEOUT = 30.0
-"""Seconds until a daemon that does not answer is given up on."""
+_STATUS_TIMEOUT = 1.0
+"""Seconds the daemon has to tell how a kernel has ended that has."""
+
+UNKNOWN = 1
+"""Exit status of a kernel whose daemon has ended."""
 
 
 class NoPool(Exception):
     """There is no daemon."""
 
 
-class NoAnswer(NoPool):
+class NoAnswer(Exception):
     """There is one that does not answer."""
 
 
@@ -53,13 +55,13 @@ def connect(directory: str) -> socket.socket:
         NoPool: there is none, or it is somebody else's.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.settimeout(ANSWER_TIMEOUT)
+    sock.settimeout(launch.ANSWER_TIMEOUT)
     try:
         sock.connect(str(Path(directory, launch.SOCKET)))
     except OSError as error:
         sock.close()
         raise NoPool(f"No pool runs in {directory}: {error.strerror or error}") from None
-    _, owner = _credentials(sock)
+    _, owner = orders.peer_of(sock)
     if owner != os.getuid():  # orders hold the environment: they are not for everybody
         sock.close()
         raise NoPool(f"The pool that runs in {directory} is that of user {owner}")
@@ -86,7 +88,7 @@ def ask(sock: socket.socket, message: Message) -> Message:
     try:
         orders.send(sock, message)
     except (OSError, OrderRefused) as error:
-        raise NoAnswer(f"The pool, process {peer_of(sock)}, can't be asked: {error}") from None
+        raise NoAnswer(f"{_pool_on(sock)} can't be asked: {error}") from None
     return answer_on(sock)
 
 
@@ -99,19 +101,28 @@ def answer_on(sock: socket.socket) -> Message:
     try:
         answer, descriptors = orders.receive(sock)
     except (OSError, OrderRefused) as error:
-        raise NoAnswer(f"The pool, process {peer_of(sock)}, does not answer: {error}") from None
+        raise NoAnswer(f"{_pool_on(sock)} does not answer: {error}") from None
     orders.close_all(descriptors)
     return answer
 
 
-def peer_of(sock: socket.socket) -> int:
-    """Return the process at the other end, as the system knows it."""
-    return _credentials(sock)[0]
+def _pool_on(sock: socket.socket) -> str:
+    return f"The pool, process {orders.peer_of(sock)[0]},"
 
 
-def _credentials(sock: socket.socket) -> tuple[int, int]:
-    pid, user, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return pid, user
+def readable(descriptor: int, timeout: float | None) -> bool:
+    """Wait until there is something to read, as of a pidfd when its process has ended.
+
+    Args:
+        descriptor: of a file.
+        timeout: seconds; None for no limit.
+
+    Returns:
+        Whether there is.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else timeout * 1000))
 
 
 def start_daemon(directory: str, order: Order) -> None:
@@ -164,14 +175,16 @@ class PooledProcess:
         pid: its process.
         pidfd: the same, for good.
         sock: where the daemon tells its exit status.
+        ports: those it has bound, by name, if they are others than it was asked for.
     """
 
     stdin: IO[bytes] | None = None
     stdout: IO[bytes] | None = None
     stderr: IO[bytes] | None = None
 
-    def __init__(self, pid: int, pidfd: int, sock: socket.socket) -> None:
+    def __init__(self, pid: int, pidfd: int, sock: socket.socket, ports: Mapping[str, int]) -> None:
         self.pid = pid
+        self.ports = ports
         self.returncode: int | None = None
         self._pidfd = pidfd
         self._sock = sock
@@ -194,13 +207,13 @@ class PooledProcess:
         return self.returncode
 
     def _wait(self, timeout: float | None) -> int | None:
-        if self.returncode is None and _readable(self._pidfd, timeout):
+        if self.returncode is None and readable(self._pidfd, timeout):
             self._end()
         return self.returncode
 
     def _end(self) -> None:
         """It has ended: the daemon knows how, if it lives."""
-        self._sock.settimeout(STATUS_TIMEOUT)
+        self._sock.settimeout(_STATUS_TIMEOUT)
         try:
             answer, _ = orders.receive(self._sock)
         except (OSError, OrderRefused):
@@ -227,19 +240,6 @@ class PooledProcess:
             os.close(self._pidfd)
             self._pidfd = -1
             self._sock.close()
-
-
-STATUS_TIMEOUT = 1.0
-"""Seconds the daemon has to tell how a kernel has ended that has."""
-
-UNKNOWN = 1
-"""Exit status of a kernel whose daemon has ended."""
-
-
-def _readable(descriptor: int, timeout: float | None) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(None if timeout is None else timeout * 1000))
 
 
 def launch_kernel(directory: str, order: Order, stdio: Sequence[int]) -> PooledProcess:
@@ -272,4 +272,4 @@ def launch_kernel(directory: str, order: Order, stdio: Sequence[int]) -> PooledP
         sock.close()
         orders.close_all(descriptors)
         raise PoolMissed(answer.get("miss", "the pool has ended"))
-    return PooledProcess(answer["pid"], descriptors[0], sock)
+    return PooledProcess(answer["pid"], descriptors[0], sock, answer.get("ports", {}))

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import sys
+from abc import abstractmethod
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -22,7 +22,7 @@ from traitlets.config import Config, Configurable
 from traitlets.config.application import catch_config_error
 from traitlets.config.loader import JSONFileConfigLoader, PyFileConfigLoader
 
-from savepoint_kernel import launch
+from savepoint_kernel import launch, orders
 from savepoint_kernel.orders import Message
 
 from . import client, report
@@ -84,9 +84,9 @@ class Command(JupyterApp):
         except KeyboardInterrupt:
             sys.exit("Interrupted.")
 
+    @abstractmethod
     def run(self) -> None:
         """Do what the command is for."""
-        raise NotImplementedError
 
     def require_pool(self) -> None:
         """Exit if there is to be no pool."""
@@ -122,12 +122,12 @@ class Command(JupyterApp):
             sys.exit(f"Can't use the directory of the pool: {error}")
         said = self.log_file.stat().st_size if self.log_file.exists() else 0
         with client.spawn_daemon(self.directory, options) as sock:
-            sock.settimeout(client.ANSWER_TIMEOUT)
+            sock.settimeout(launch.ANSWER_TIMEOUT)
             try:
                 if answer := client.ask(sock, STATUS):
                     return answer
                 return self.status()  # somebody else's was quicker
-            except NoPool:
+            except (NoPool, NoAnswer):
                 raise NoPool(f"The daemon could not start: {self._last_words(said)}") from None
 
     def _last_words(self, said: int) -> str:
@@ -168,8 +168,6 @@ class StartApp(Command):
         Pool(parent=self)  # a bad option is told here, not in the daemon's log
         try:
             status = self.status()
-        except NoAnswer:
-            raise
         except NoPool:
             status = self.start_daemon(self._options)
             print(f"Started process {status['pid']}. The pool is in {self.directory}")
@@ -201,7 +199,7 @@ class StopApp(Command):
             answer = client.ask(sock, {"op": "stop"})
             if "miss" in answer:
                 raise NoPool(f"The pool says: {answer['miss']}")
-            _await_end(client.peer_of(sock))
+            _await_end(orders.peer_of(sock)[0])
         print(f"Stopped. Kernels in use, which go on: {answer.get('kernels', 0)}")
 
 
@@ -211,9 +209,7 @@ def _await_end(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        poll = select.poll()
-        poll.register(daemon, select.POLLIN)
-        if not poll.poll(STOP_TIMEOUT * 1000):
+        if not client.readable(daemon, STOP_TIMEOUT):
             raise NoAnswer(f"The pool, process {pid}, has not ended in {STOP_TIMEOUT:g} s.")
     finally:
         os.close(daemon)
@@ -238,8 +234,6 @@ class StatusApp(Command):
         """Ask, and print."""
         try:
             status = self.status()
-        except NoAnswer:
-            raise
         except NoPool as error:
             if self.json:
                 self._print_json(running=False, reason=str(error))
@@ -295,8 +289,6 @@ class ConfigApp(Command):
     def _compare(self, options: dict[str, Any]) -> None:
         try:
             running = self.status()["options"]
-        except NoAnswer:
-            raise
         except NoPool:
             return
         others = {name: value for name, value in running.items() if value != options.get(name)}

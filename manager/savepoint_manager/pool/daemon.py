@@ -1,7 +1,8 @@
 """The daemon: ``python -m savepoint_manager.pool.daemon``, one per user and machine.
 
-    launch    an order, with stdio and a pidfd -> {"pid"} when the ports are bound, and a pidfd;
-              {"exit"} when the kernel has ended. {"miss": reason}: start one yourself
+    launch    an order, with stdio and a pidfd -> {"pid"} when the ports are bound, and a pidfd, and
+              {"ports"} if the order allows others and its own were taken; {"exit"} when the kernel
+              has ended. {"miss": reason}: start one yourself
     warm      an order -> {"key"}; standbys like it are kept from now on. With min_idle or preload,
               as many and with these modules. Then {"ready": how many}, or {"problem"}: all is as
               it was before. With wait, it does not wait until the machine has time
@@ -223,7 +224,7 @@ class Daemon:
             return
         status = self._reaper.status(standby.pid)
         try:
-            await asyncio.wait_for(
+            ports = await asyncio.wait_for(
                 self._hand_out(standby, client, order, descriptors), self.config.acquire_timeout
             )
             pidfd = os.pidfd_open(standby.pid)
@@ -237,12 +238,12 @@ class Daemon:
             standby.channel.close()
             orders.close_all(descriptors)  # the kernel has them; a pipe's reader waits for its end
             descriptors.clear()
-        setattr(pool.counts, how, getattr(pool.counts, how) + 1)
+        pool.counts.hits[how] += 1
         pool.counts.acquire_ms.append((time.monotonic() - began) * 1000)
         self.kernels[standby.pid] = pool.key
         try:
             try:
-                channel.send({"pid": standby.pid}, [pidfd])
+                channel.send({"pid": standby.pid, **ports}, [pidfd])
             except OSError:  # nobody knows it: nobody would end it
                 await self._kill(standby, status)
                 raise
@@ -264,12 +265,18 @@ class Daemon:
 
     async def _hand_out(
         self, standby: Standby, client: int, order: Order, descriptors: list[int]
-    ) -> None:
+    ) -> Message:
+        """Hand a standby out; returns its ``ports`` if they are others than it was told.
+
+        Raises:
+            NoStandby: it refuses, or has ended.
+        """
         message = {"order": order.as_message(), "client": client}
         standby.channel.send(message, descriptors)
         answer, _ = await standby.channel.receive()
         if "bound" not in answer:
             raise NoStandby(answer.get("refused", "a standby ended when it was handed out"))
+        return {name: answer[name] for name in ("ports",) if name in answer}
 
     async def _kill(self, standby: Standby, status: asyncio.Future[int]) -> None:
         if not status.done():

@@ -15,10 +15,11 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.connect import KernelConnectionInfo, LocalPortCache
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool
 
@@ -43,6 +44,7 @@ class SavepointProvisioner(SandboxProvisioner):
 
     _out_of_memory: OutOfMemory | None = None
     _end_is_news = False
+    _launched = False
 
     async def order(self) -> Order | None:
         """Spell what the pool would be asked for; None if it can't have such kernels."""
@@ -58,6 +60,9 @@ class SavepointProvisioner(SandboxProvisioner):
         command = without_shim(cmd)
         process = None
         order = _order_of(command, kwargs)
+        if order is not None and self.ports_cached and not self._launched:
+            order = replace(order, other_ports=True)  # clients of a restart know the ports
+        self._launched = True
         if self.use_pool and order is not None and not self.sandboxed:
             if os.getpid() == _IMPORTED_BY:
                 process = await asyncio.to_thread(self._from_pool, order, kwargs)
@@ -69,7 +74,7 @@ class SavepointProvisioner(SandboxProvisioner):
             self.process = process  # type: ignore[assignment]
             self.pid = self.pgid = process.pid
             self.cwd = order.cwd if order is not None else None
-            info = self.connection_info
+            info = self._connection_to(process)
         self._end_is_news = True
         self._out_of_memory = OutOfMemory(oom_counter(self.pid or 0))
         return info
@@ -93,6 +98,18 @@ class SavepointProvisioner(SandboxProvisioner):
         """Take note that the kernel is asked to end."""
         self._end_is_news = False
         await super().shutdown_requested(restart)
+
+    def _connection_to(self, process: PooledProcess) -> KernelConnectionInfo:
+        """Return how to connect, after what the kernel has bound."""
+        if process.ports:
+            manager: Any = self.parent
+            cache = LocalPortCache.instance()
+            for name, port in process.ports.items():
+                if port != getattr(manager, name):
+                    cache.return_port(getattr(manager, name))
+                    setattr(manager, name, port)
+            self.connection_info = manager.get_connection_info()
+        return self.connection_info
 
     def _from_pool(self, order: Order, kwargs: Mapping[str, Any]) -> PooledProcess | None:
         directory = directory_of(order.env)

@@ -52,7 +52,7 @@ def _describe_key(daemon: Daemon, pool: Standbys) -> Message:
         "zygote": pool.zygote,
         "problem": pool.problem,
         "in_use": sum(key == pool.key for key in daemon.kernels.values()),
-        "hits": {"standby": counts.standby, "fork": counts.fork},
+        "hits": dict(counts.hits),
         "misses": dict(counts.missed),
         "acquire_ms": {"p50": quantiles[9], "p95": quantiles[18]} if quantiles else None,
         "created": counts.created,

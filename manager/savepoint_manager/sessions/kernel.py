@@ -214,7 +214,7 @@ class Kernel:
             raise self.exit.error()
         message = self._client.session.msg(msg_type, content, metadata=metadata)
         # A stock kernel that is held back loses messages, so it never is.
-        request = Request(message, keep=keep, bounded=self.is_savepoint)
+        request = Request(message, keep=keep, lossless=self.is_savepoint)
         self._requests[request.id] = request
         request.on_end = self._forget
         getattr(self._client, f"{channel}_channel").send(message)

@@ -39,10 +39,11 @@ class Request:
     Args:
         message: the request.
         keep: keep what is published for it, for `next`.
-        bounded: hold the kernel back when too much is kept.
+        lossless: the kernel loses nothing it publishes. It is held back when too much is kept, and
+            its idle status comes, however long that takes on a busy machine.
     """
 
-    def __init__(self, message: Message, *, keep: bool, bounded: bool) -> None:
+    def __init__(self, message: Message, *, keep: bool, lossless: bool) -> None:
         self.message = message
         self.reply: Message | None = None
         self.exit: Exit | None = None
@@ -54,7 +55,7 @@ class Request:
         self.on_finished: Callable[[], None] = lambda: None
         self.on_end: Callable[[Request], None] = lambda request: None
         self._keep = keep
-        self._bounded = bounded
+        self._lossless = lossless
         self._idle = False
         self._received = 0
         self._kept: deque[Message] = deque()
@@ -77,7 +78,7 @@ class Request:
         if self._keep:
             self._kept.append(message)
             self._arrived.set()
-            if self._bounded and len(self._kept) >= LIMIT and not self.replied.is_set():
+            if self._lossless and len(self._kept) >= LIMIT and not self.replied.is_set():
                 self._room.clear()
 
     async def room(self) -> None:
@@ -98,7 +99,7 @@ class Request:
         self._room.set()
         if self._idle:
             self._finish()
-        else:
+        elif not self._lossless:
             self._wait_for_idle()
 
     def idle(self) -> None:

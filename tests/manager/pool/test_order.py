@@ -7,11 +7,15 @@ import os
 import socket
 import sqlite3
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_client.connect import LocalPortCache, port_names
 from jupyter_client.manager import KernelManager
+
+from tests.kernel.harness import PATIENCE
 
 from .harness import Pool, environ, until
 
@@ -88,12 +92,43 @@ def test_ports_accept_at_once(pool: Pool) -> None:
     manager = KernelManager(kernel_name="savepoint")
     manager.start_kernel(env=pool.env)
     try:
-        for name in ("shell", "iopub", "stdin", "control", "hb"):
+        for name in ("shell", "iopub", "stdin", "control"):
             port = getattr(manager, f"{name}_port")
             socket.create_connection(("127.0.0.1", port)).close()
+
+        def beats() -> bool:
+            with socket.socket() as heart:
+                return not heart.connect_ex(("127.0.0.1", manager.hb_port))
+
+        until(beats, "the heartbeat, which is asked for later, accepts too")
     finally:
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
+
+
+def test_ports_that_somebody_else_has_taken_are_replaced(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        taken = []
+        for _ in port_names:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            taken.append(listener.getsockname()[1])
+        # It has found them free; then they were taken.
+        found = iter(taken)
+        monkeypatch.setattr(LocalPortCache, "find_available_port", lambda self, ip: next(found))
+        manager = KernelManager(kernel_name="savepoint")
+        with pool.warm_kernel(manager=manager) as kernel:
+            told = {name: getattr(manager, name) for name in port_names}
+            assert not set(taken) & set(told.values())
+            written = json.loads(Path(manager.connection_file).read_text())
+            assert {name: written[name] for name in port_names} == told
+            kernel.client.hb_channel.unpause()
+            until(kernel.client.hb_channel.is_beating, "its heart beats")
+            assert kernel.eval("6 * 7") == "42"
+            manager.restart_kernel()
+            kernel.client.wait_for_ready(timeout=PATIENCE)
+            assert {name: getattr(manager, name) for name in port_names} == told
 
 
 def test_options_are_taken_late(pool: Pool) -> None:
