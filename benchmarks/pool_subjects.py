@@ -190,7 +190,8 @@ class Subject:
                 content = {"code": code, "silent": False, "store_history": True}
                 session.send(socket, "execute_request", content)
             if not socket.poll(PATIENCE * 1000):
-                raise TimeoutError(f"{self.name}: no reply, see {self.directory / 'log'}")
+                logs = "\n".join(log.read_text()[-2000:] for log in self.directory.rglob("*log"))
+                raise TimeoutError(f"{self.name}: no reply. Its logs end with\n{logs}")
             _, reply = session.recv(socket)
             assert reply is not None
             assert reply["content"]["status"] == "ok", reply["content"]

@@ -1,20 +1,21 @@
 """A standby: a kernel that is ready but for what makes it somebody's.
 
-    made            shell, service threads and sockets exist, one expression was evaluated
+    made            shell, service threads and sockets exist; one expression was evaluated, one
+                    request answered
     waiting         nothing is bound; there is no key, no history session, no store
     handed out      takes the order's limits, directory, environment and stdio; binds the ports of
                     its connection file and says so; answers kernel_info, runs start-up files, and
                     serves the rest
 
 It says so when the ports are bound, not before: a client that connects to a port where nobody
-listens tries again only after 100 ms (ZMQ_RECONNECT_IVL), ten times what all of this takes.
+listens tries again only after 100 ms (ZMQ_RECONNECT_IVL), ten times what it takes to bind them.
 
 What a kernel reads when it is made can't be told it later: configuration files, most options and
 some environment variables are part of the pool's key (`orders.split_arguments`, the manager's
 `keys`).
 
-Threads: the main thread. Service threads run while the standby waits, and have nothing to do; the
-sockets they own are bound on them.
+Threads: the main thread. Service threads run while the standby waits; they have answered one
+request, and have nothing to do.
 """
 
 from __future__ import annotations
@@ -45,7 +46,6 @@ from .parent import ParentWatch
 _BIND_TIMEOUT = 10.0
 """Seconds; a service thread that has nothing to do binds a socket in less than a millisecond."""
 
-
 _REHEARSAL = "inproc://rehearsal"
 
 _GREETING = 0.01
@@ -75,7 +75,6 @@ class StandbyApp(SavepointKernelApp):
         self.kernel.listen()
         self.shell.run_cell("None", silent=True)
         self._rehearse()
-        self.kernel.greeted.clear()
 
     def _rehearse(self) -> None:
         """Answer a request: what is done for the first time takes ten times as long."""
@@ -84,7 +83,8 @@ class StandbyApp(SavepointKernelApp):
         with self.context.socket(zmq.DEALER) as client:
             client.connect(_REHEARSAL)
             self.session.send(client, protocol.KERNEL_INFO)
-            client.poll(_BIND_TIMEOUT * 1000)
+            self.kernel.greeted.wait(_BIND_TIMEOUT)
+        self.kernel.greeted.clear()
         shell.use(lambda sock: sock.unbind(_REHEARSAL))
 
     def take_over(self, order: Order, stdio: Sequence[int]) -> None:

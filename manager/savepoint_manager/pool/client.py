@@ -26,7 +26,7 @@ from .directory import private_directory
 _STATUS_TIMEOUT = 1.0
 """Seconds the daemon has to tell how a kernel has ended that has."""
 
-_UNKNOWN = 1
+UNKNOWN = 1
 """Exit status of a kernel whose daemon has ended."""
 
 
@@ -217,7 +217,7 @@ class PooledProcess:
             answer, _ = orders.receive(self._sock)
         except (OSError, OrderRefused):
             answer = {}
-        self.returncode = answer.get("exit", _UNKNOWN)
+        self.returncode = answer.get("exit", UNKNOWN)
         self.close()
 
     def send_signal(self, number: int) -> None:

@@ -19,10 +19,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-import psutil
-
 from savepoint_kernel.orders import Order, OrderRefused
 
+from ..load import quiet_moment
 from .cancelling import end_all
 from .channel import Channel
 from .config import Pool
@@ -278,12 +277,12 @@ class Standbys:
 
     async def _quiet(self) -> None:
         """Wait until the machine has time."""
-        until = time.monotonic() + self._config.refill_patience
-        psutil.cpu_percent()
-        while time.monotonic() < until and not self._awaited:
-            await asyncio.sleep(QUIET_INTERVAL)
-            if psutil.cpu_percent() <= self._config.refill_load:
-                return
+        await quiet_moment(
+            QUIET_INTERVAL,
+            self._config.refill_patience,
+            busy=self._config.refill_load,
+            hurried=lambda: self._awaited > 0,
+        )
 
     async def _start_zygote(self) -> None:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -19,13 +19,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..exceptions import PoolClosed
+from ..load import quiet_moment
 from .config import Launch, PoolConfig
 from .kernel import Kernel
-from .load import quiet_moment
 from .waiters import TooLate, Waiters
 
 PATIENCE = 10.0
 """Seconds a ready kernel has to give a sign of life."""
+
+_PATIENCE_WITH_LOAD = 10
+"""How many times the delay of a refill a busy machine is waited for."""
 
 _SLOWEST_RETRY = 60.0
 """Seconds between attempts to start a kernel after many that failed."""
@@ -59,6 +62,8 @@ class Spares:
         self._alive: set[Kernel] = set()
         """Ready, in use or ending."""
         self._failures = 0
+        self._apart = 0
+        """Callers who wait for room: the next is theirs."""
         self._waiters: Waiters[Kernel] = Waiters(self.put)
         self._starts: set[asyncio.Task[Kernel]] = set()
         self._starts_apart: set[asyncio.Task[Kernel]] = set()
@@ -91,7 +96,8 @@ class Spares:
     @property
     def _lacks(self) -> bool:
         wanted = self._config.min_idle + self.waiting
-        return self._open and self.ready + self.starting < wanted and not self._full
+        room = self._open and not self._apart and not self._full
+        return room and self.ready + self.starting < wanted
 
     # -- life
 
@@ -154,13 +160,12 @@ class Spares:
             TooLate: there was none.
             Exception: it could not be started.
         """
-        while self._full and left() != 0:
-            if self._ready:
-                self.end(next(iter(self._ready)))
-            changes = {*self._starts, *self._starts_apart, *self._ends}
-            await asyncio.wait(changes, timeout=left(), return_when=asyncio.FIRST_COMPLETED)
-        if left() == 0:
-            raise TooLate
+        self._apart += 1
+        try:
+            await self._room(left)
+        finally:
+            self._apart -= 1
+            asyncio.get_running_loop().call_soon(self.balance)  # once the room is taken
         caller: Waiters[Kernel] = Waiters(self.end)
         task = self._begin(launch, caller)
         try:
@@ -168,6 +173,15 @@ class Spares:
         except BaseException:
             task.cancel()
             raise
+
+    async def _room(self, left: Left) -> None:
+        while self._full and left() != 0:
+            if self._ready:
+                self.end(next(iter(self._ready)))
+            changes = {*self._starts, *self._starts_apart, *self._ends}
+            await asyncio.wait(changes, timeout=left(), return_when=asyncio.FIRST_COMPLETED)
+        if left() == 0:
+            raise TooLate
 
     def put(self, kernel: Kernel) -> None:
         """Take in a kernel that may be used, or end it if there are enough."""
@@ -252,7 +266,7 @@ class Spares:
                 delay = self._config.refill_delay
                 if self._failures:
                     delay = min(max(delay, 1.0) * 2 ** (self._failures - 1), _SLOWEST_RETRY)
-                await quiet_moment(delay)
+                await quiet_moment(delay, _PATIENCE_WITH_LOAD * delay)
                 if self._lacks:
                     await asyncio.wait({self._begin()})
         finally:
