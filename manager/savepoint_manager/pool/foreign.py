@@ -39,6 +39,7 @@ from jupyter_client.connect import KernelConnectionInfo, write_connection_file
 
 from savepoint_kernel.orders import Message, OrderRefused
 
+from ..load import quiet_moment
 from .adoption import CONNECTION_FILE, Adoption
 from .cancelling import end_all
 from .config import Pool
@@ -378,12 +379,12 @@ class ForeignKernels:
 
     async def _quiet(self) -> None:
         """Wait until the machine has time."""
-        until = time.monotonic() + self._config.refill_patience
-        psutil.cpu_percent()
-        while time.monotonic() < until and not self._awaited:
-            await asyncio.sleep(QUIET_INTERVAL)
-            if psutil.cpu_percent() <= self._config.refill_load:
-                return
+        await quiet_moment(
+            QUIET_INTERVAL,
+            self._config.refill_patience,
+            busy=self._config.refill_load,
+            hurried=lambda: self._awaited > 0,
+        )
 
     async def _start_kernel(self) -> ForeignKernel:
         fingerprint = self._fingerprint
