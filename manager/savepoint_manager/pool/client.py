@@ -20,6 +20,7 @@ from typing import IO
 from savepoint_kernel import launch, orders
 from savepoint_kernel.orders import Message, Order, OrderRefused
 
+from .adoption import Adoption
 from .directory import private_directory
 
 _STATUS_TIMEOUT = 1.0
@@ -125,12 +126,12 @@ def readable(descriptor: int, timeout: float | None) -> bool:
     return bool(poll.poll(None if timeout is None else timeout * 1000))
 
 
-def start_daemon(directory: str, order: Order) -> None:
+def start_daemon(directory: str, order: Order | Adoption) -> None:
     """Start a daemon, and do not wait for it.
 
     Args:
         directory: its own.
-        order: one it shall have standbys for.
+        order: one it shall have standbys or kernels for.
 
     Raises:
         OSError: there can be none in this directory.
@@ -254,11 +255,36 @@ def launch_kernel(directory: str, order: Order, stdio: Sequence[int]) -> PooledP
         NoPool: there is no daemon, or it does not answer.
         PoolMissed: it has no kernel for this order.
     """
+    _, process = _ask_for(directory, "launch", order, stdio)
+    return process
+
+
+def adopt_kernel(directory: str, adoption: Adoption) -> tuple[PooledProcess, Message]:
+    """Get a kernel that runs already.
+
+    Args:
+        directory: the pool's.
+        adoption: what kernel.
+
+    Returns:
+        Its process, and what would be in its connection file.
+
+    Raises:
+        NoPool: there is no daemon, or it does not answer.
+        PoolMissed: it has no such kernel.
+    """
+    answer, process = _ask_for(directory, "adopt", adoption, [])
+    return process, answer["connection"]
+
+
+def _ask_for(
+    directory: str, operation: str, order: Order | Adoption, stdio: Sequence[int]
+) -> tuple[Message, PooledProcess]:
     sock = connect(directory)
     try:
         us = [] if order.detached else [os.pidfd_open(os.getpid())]
         try:
-            orders.send(sock, {"op": "launch", **order.as_message()}, [*stdio, *us])
+            orders.send(sock, {"op": operation, **order.as_message()}, [*stdio, *us])
         finally:
             orders.close_all(us)
         answer, descriptors = orders.receive(sock)
@@ -272,4 +298,5 @@ def launch_kernel(directory: str, order: Order, stdio: Sequence[int]) -> PooledP
         sock.close()
         orders.close_all(descriptors)
         raise PoolMissed(answer.get("miss", "the pool has ended"))
-    return PooledProcess(answer["pid"], descriptors[0], sock, answer.get("ports", {}))
+    ports = answer.get("ports", {})
+    return answer, PooledProcess(answer["pid"], descriptors[0], sock, ports)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from traitlets import Float, Int, List, Unicode
+from jupyter_core.application import JupyterApp
+from traitlets import Dict, Float, Int, List, Unicode
 from traitlets.config import LoggingConfigurable
 
 CONFIG_FILE = "jupyter_savepoint_config"
@@ -46,6 +47,15 @@ class Pool(LoggingConfigurable):
         memory is shared by all kernels. A module that starts threads when it is imported can't be
         among them.""",
     ).tag(config=True)
+    adopt = Dict(
+        key_trait=Unicode(),
+        value_trait=Unicode(),
+        help="""Kernelspecs of other kernels than Savepoint's to keep started kernels of, by name.
+        The value is code that is run silently when a kernel is handed out, to change its directory:
+        in it, {cwd} stands for the path in double quotes. Without {cwd} in it, kernels are kept for
+        each directory. Front ends read this, and it takes those that use savepoint-provisioner for
+        the kernelspec.""",
+    ).tag(config=True)
     max_keys = Int(
         4,
         min=1,
@@ -80,3 +90,15 @@ class Pool(LoggingConfigurable):
         help="""Seconds after which the daemon ends if no kernel of the pool lives and none was
         asked for. 0 means never.""",
     ).tag(config=True)
+
+
+def adoptions() -> dict[str, str]:
+    """Read `Pool.adopt` as a front end, whose own configuration has no part in it.
+
+    Raises:
+        TraitError: it is not what it should be.
+    """
+    app = JupyterApp(config_file_name=CONFIG_FILE)
+    app.load_config_file()
+    adopt: dict[str, str] = Pool(parent=app).adopt
+    return adopt

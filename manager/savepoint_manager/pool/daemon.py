@@ -3,9 +3,10 @@
     launch    an order, with stdio and a pidfd -> {"pid"} when the ports are bound, and a pidfd, and
               {"ports"} if the order allows others and its own were taken; {"exit"} when the kernel
               has ended. {"miss": reason}: start one yourself
-    warm      an order -> {"key"}; standbys like it are kept from now on. With min_idle or preload,
-              as many and with these modules. Then {"ready": how many}, or {"problem"}: all is as
-              it was before. With wait, it does not wait until the machine has time
+    adopt     an adoption, with a pidfd -> {"pid", "connection"}, and a pidfd; then as for launch
+    warm      an order or adoption -> {"key"}; standbys like it are kept from now on. With min_idle
+              or preload, as many and with these modules. Then {"ready": how many}, or {"problem"}:
+              all is as it was before. With wait, it does not wait until the machine has time
     status    -> what `status` says
     stop      -> {"pid", "kernels"}; the kernels go on
 
@@ -31,7 +32,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from jupyter_core.application import JupyterApp, base_aliases
 from traitlets import Int, Unicode, default
@@ -39,6 +40,7 @@ from traitlets import Int, Unicode, default
 from savepoint_kernel import launch, orders
 from savepoint_kernel.orders import Message, Order, OrderRefused
 
+from .adoption import Adoption, adoption_of
 from .cancelling import end_all
 from .channel import Channel
 from .config import ALIASES, CONFIG_FILE, Pool
@@ -48,6 +50,9 @@ from .namespaces import foreign_namespace
 from .reaper import Reaper
 from .standbys import NoStandby, Standby, Standbys
 from .status import describe
+
+if TYPE_CHECKING:
+    from .foreign import ForeignKernels, Guard
 
 BACKLOG = 512
 ACCEPT_AGAIN = 0.5
@@ -72,13 +77,14 @@ class Daemon:
 
     def __init__(self, directory: Path, config: Pool, log_file: IO[Any]) -> None:
         self.config = config
-        self.pools: dict[Key, Standbys] = {}
+        self.pools: dict[Key, Standbys | ForeignKernels] = {}
         self.kernels: dict[int, Key] = {}
         self.started = time.time()
         self._directory = directory
         self._log_file = log_file
         self._log: Any = config.log
         self._reaper = Reaper()
+        self._guard: Guard | None = None
         self._stopped = asyncio.Event()
         self._clients: set[asyncio.Task[None]] = set()
         self._forking = asyncio.Semaphore(max(2, os.cpu_count() or 1))
@@ -187,14 +193,19 @@ class Daemon:
             if len(descriptors) < 3:
                 raise OrderRefused("a launch needs descriptors for stdin, stdout and stderr")
             await self._launch(channel, client, orders.order_of(message), descriptors)
+        elif kind == "adopt":
+            await self._adopt(channel, client, adoption_of(message), descriptors)
         else:
             raise OrderRefused(f"{kind!r} is no request")
 
     async def _warm(self, channel: Channel, message: Message) -> None:
-        order = orders.order_of(message)
         min_idle, preload, wait = _wishes(message)
         self._last_used = time.monotonic()
-        pool = self._pool_for(order)
+        pool: Standbys | ForeignKernels
+        if "adopt" in message:
+            pool = self._foreign_for(adoption_of(message))
+        else:
+            pool = self._pool_for(orders.order_of(message))
         before = (pool.min_idle, pool.preload)
         pool.configure(min_idle, preload)
         with contextlib.suppress(OSError):  # not everybody stays for the answer
@@ -231,7 +242,7 @@ class Daemon:
         except (NoStandby, OrderRefused, OSError, asyncio.TimeoutError) as error:
             reason = str(error) or "a standby did not answer"
             pool.counts.miss(reason)
-            await self._kill(standby, status)
+            await self._kill(standby.pid, status)
             channel.send({"miss": reason})
             return
         finally:
@@ -240,22 +251,51 @@ class Daemon:
             descriptors.clear()
         pool.counts.hits[how] += 1
         pool.counts.acquire_ms.append((time.monotonic() - began) * 1000)
-        self.kernels[standby.pid] = pool.key
+        answer = {"pid": standby.pid, **ports}
+        await self._stay(channel, pool.key, answer, pidfd, status)
+
+    async def _adopt(
+        self, channel: Channel, client: int, adoption: Adoption, descriptors: list[int]
+    ) -> None:
+        self._last_used = began = time.monotonic()
+        pool = self._foreign_for(adoption)
+        pool.ask()
+        try:
+            kernel = await pool.adopt(adoption, client, next(iter(descriptors), None))
+            pidfd = os.pidfd_open(kernel.pid)
+        except (NoStandby, OrderRefused, OSError) as miss:
+            pool.counts.miss(str(miss))
+            channel.send({"miss": str(miss)})
+            return
+        finally:
+            orders.close_all(descriptors)
+            descriptors.clear()
+        pool.counts.hits["standby"] += 1
+        pool.counts.acquire_ms.append((time.monotonic() - began) * 1000)
+        answer = {"pid": kernel.pid, "connection": kernel.connection}
+        await self._stay(channel, pool.key, answer, pidfd, kernel.ended)
+
+    async def _stay(
+        self, channel: Channel, key: Key, answer: Message, pidfd: int, status: asyncio.Future[int]
+    ) -> None:
+        """Answer with a kernel, and tell of its end."""
+        pid: int = answer["pid"]
+        self.kernels[pid] = key
         try:
             try:
-                channel.send({"pid": standby.pid, **ports}, [pidfd])
+                channel.send(answer, [pidfd])
             except OSError:  # nobody knows it: nobody would end it
-                await self._kill(standby, status)
+                await self._kill(pid, status)
                 raise
             finally:
                 os.close(pidfd)
             code = await asyncio.shield(status)
-            self._log.info("Kernel %d has ended: %d", standby.pid, code)
+            self._log.info("Kernel %d has ended: %d", pid, code)
             with contextlib.suppress(OSError):
                 channel.send({"exit": code})
         finally:
             if status.done():
-                del self.kernels[standby.pid]
+                del self.kernels[pid]
 
     async def _standby_of(self, pool: Standbys) -> tuple[Standby, str]:
         try:
@@ -278,25 +318,50 @@ class Daemon:
             raise NoStandby(answer.get("refused", "a standby ended when it was handed out"))
         return {name: answer[name] for name in ("ports",) if name in answer}
 
-    async def _kill(self, standby: Standby, status: asyncio.Future[int]) -> None:
+    async def _kill(self, pid: int, status: asyncio.Future[int]) -> None:
         if not status.done():
-            os.kill(standby.pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
             await asyncio.shield(status)
 
     def _pool_for(self, order: Order) -> Standbys:
         key = key_of(order)
         pool = self.pools.get(key)
-        if pool is None:
-            if len(self.pools) >= self.config.max_keys:
-                oldest = min(self.pools.values(), key=lambda pool: pool.last_used)
-                del self.pools[oldest.key]
-                task = asyncio.create_task(oldest.stop())
-                self._clients.add(task)
-                task.add_done_callback(self._clients.discard)
+        if not isinstance(pool, Standbys):
             pool = Standbys(key, order, self.config, self._reaper, self._forking, self._log_file)
-            self.pools[key] = pool
-            pool.start()
+            self._add(pool)
         return pool
+
+    def _foreign_for(self, adoption: Adoption) -> ForeignKernels:
+        # Here, as it imports jupyter_client, which takes half as long again as all the daemon does.
+        from .foreign import ForeignKernels, Guard, remove_connection_files
+
+        if self._guard is None:
+            self._guard = Guard(self._reaper, self._log_file)
+            remove_connection_files(self._directory)
+        pool = self.pools.get(adoption.key)
+        if not isinstance(pool, ForeignKernels):
+            pool = ForeignKernels(
+                adoption,
+                self.config,
+                self._reaper,
+                self._forking,
+                self._guard,
+                self._directory,
+                self._log_file,
+            )
+            self._add(pool)
+        return pool
+
+    def _add(self, pool: Standbys | ForeignKernels) -> None:
+        """Keep kernels for one key more; the one that was asked for longest ago makes room."""
+        if len(self.pools) >= self.config.max_keys:
+            oldest = min(self.pools.values(), key=lambda pool: pool.last_used)
+            del self.pools[oldest.key]
+            task = asyncio.create_task(oldest.stop())
+            self._clients.add(task)
+            task.add_done_callback(self._clients.discard)
+        self.pools[pool.key] = pool
+        pool.start()
 
 
 def _wishes(message: Message) -> tuple[int | None, list[str] | None, bool]:
@@ -361,6 +426,7 @@ class DaemonApp(JupyterApp):
         log_file = _redirect(directory / LOG)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each kernel takes one
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell has started us, in the background
         self.log.setLevel(logging.INFO)
         with log_file:
             daemon = Daemon(directory, Pool(parent=self), log_file)

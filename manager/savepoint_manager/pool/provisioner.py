@@ -1,7 +1,11 @@
 """``savepoint-provisioner``: kernels from the pool for everything that uses jupyter_client.
 
-For kernelspecs that are not Savepoint's, and whenever the pool has no kernel, it is
-jupyter_client's LocalProvisioner.
+Whenever the pool has no kernel it is jupyter_client's LocalProvisioner, and for kernelspecs that
+are not Savepoint's, unless the user wants their kernels kept ready (`Pool.adopt`).
+
+A kernel of Savepoint's takes the ports of the front end, so it comes when others are launched. One
+that is adopted has ports and a key of its own, so it comes before any are chosen: where there is no
+connection file yet, jupyter_client writes it from what `launch_kernel` returns.
 
 Threads: whatever jupyter_client runs it on; asking the daemon is left to a worker thread, but in a
 forked process (a worker of multiprocessing).
@@ -13,15 +17,16 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, cast
 
-from jupyter_client.connect import KernelConnectionInfo, LocalPortCache
+from jupyter_client.connect import KernelConnectionInfo, LocalPortCache, port_names
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from traitlets import Bool
+from traitlets import Bool, TraitError
 
 from savepoint_kernel import launch
 from savepoint_kernel.orders import Order
@@ -29,10 +34,24 @@ from savepoint_kernel.orders import Order
 from .. import sandbox
 from ..causes import OutOfMemory, cause_of, oom_counter
 from ..sandbox.provisioner import SandboxProvisioner
-from .client import NoPool, PooledProcess, PoolMissed, directory_of, launch_kernel, start_daemon
+from .adoption import CONNECTION_FILE, Adoption
+from .client import (
+    NoPool,
+    PooledProcess,
+    PoolMissed,
+    adopt_kernel,
+    directory_of,
+    launch_kernel,
+    start_daemon,
+)
+
+Wanted = TypeVar("Wanted", Order, Adoption)
+T = TypeVar("T")
 
 _KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "independent", "kernel_id", "extra_arguments"}
 """What may be asked of a kernel of the pool, of all that Popen can do."""
+
+_STREAMS = ("stdin", "stdout", "stderr")
 
 _IMPORTED_BY = os.getpid()
 
@@ -42,38 +61,57 @@ class SavepointProvisioner(SandboxProvisioner):
 
     use_pool = Bool(True, help="Take kernels from the pool.").tag(config=True)
 
+    _adopted: PooledProcess | None = None
     _out_of_memory: OutOfMemory | None = None
     _end_is_news = False
     _launched = False
 
-    async def order(self) -> Order | None:
+    @property
+    def _asks_pool(self) -> bool:
+        """A kernel that runs already can't be put into a sandbox, whatever the user configured."""
+        return bool(self.use_pool) and not self.sandboxed
+
+    async def order(self) -> Order | Adoption | None:
         """Spell what the pool would be asked for; None if it can't have such kernels."""
         if self.sandboxed:
             return None
         # Not LocalProvisioner's own, which takes ports and writes a connection file.
         kwargs = await super(LocalProvisioner, self).pre_launch()
         manager: Any = self.parent
-        return _order_of(without_shim(manager.format_kernel_cmd()), kwargs)
+        order = _order_of(without_shim(manager.format_kernel_cmd()), kwargs)
+        return order or await self._adoption({})
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Adopt a kernel of the pool, or prepare the start of one."""
+        adoption = await self._adoption(kwargs) if self._asks_pool else None
+        adopted = None
+        if adoption is not None:
+            adopted = await _aside(self._from_pool, adopt_kernel, adoption)
+        if adoption is None or adopted is None:
+            return await super().pre_launch(**kwargs)
+        self._adopted, connection = adopted
+        connection["key"] = connection["key"].encode()  # as jupyter_client compares it
+        self.connection_info = cast(KernelConnectionInfo, connection)
+        self.ports_cached = True  # or a restart would choose others
+        launched = await super(LocalProvisioner, self).pre_launch(**kwargs)
+        return {**launched, "cmd": adoption.command}
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Get a kernel that has bound its ports, or start one."""
         command = without_shim(cmd)
-        process = None
+        process, self._adopted = self._adopted, None
         order = _order_of(command, kwargs)
         if order is not None and self.ports_cached and not self._launched:
             order = replace(order, other_ports=True)  # clients of a restart know the ports
         self._launched = True
-        if self.use_pool and order is not None and not self.sandboxed:
-            if os.getpid() == _IMPORTED_BY:
-                process = await asyncio.to_thread(self._from_pool, order, kwargs)
-            else:  # a fork, whose loop may be its parent's and count on threads that are not here
-                process = self._from_pool(order, kwargs)
+        if process is None and self._asks_pool and order is not None:
+            process = await _aside(self._from_pool, partial(_launch, kwargs), order)
         if process is None:
             info = await super().launch_kernel(command, **kwargs)
         else:
             self.process = process  # type: ignore[assignment]
             self.pid = self.pgid = process.pid
-            self.cwd = order.cwd if order is not None else None
+            self.cwd = _cwd_of(kwargs)
             info = self._connection_to(process)
         self._end_is_news = True
         self._out_of_memory = OutOfMemory(oom_counter(self.pid or 0))
@@ -111,16 +149,46 @@ class SavepointProvisioner(SandboxProvisioner):
             self.connection_info = manager.get_connection_info()
         return self.connection_info
 
-    def _from_pool(self, order: Order, kwargs: Mapping[str, Any]) -> PooledProcess | None:
+    async def _adoption(self, kwargs: Mapping[str, Any]) -> Adoption | None:
+        """Spell the adoption the user wants for this kernelspec; None if it is to be started."""
+        manager: Any = self.parent
+        specified = self.kernel_spec.argv
+        command = [
+            # A kernel that runs has read a file of another name.
+            given if CONNECTION_FILE in given else part
+            for given, part in zip(specified, manager.format_kernel_cmd(), strict=True)
+        ]
+        if launch.split_command(without_shim(command)[1:]) is not None:
+            return None
+        # Here, as most front ends start Savepoint's kernels only, and do not need it.
+        from .config import adoptions
+
+        try:
+            code = adoptions().get(manager.kernel_name)
+        except TraitError as error:
+            self.log.warning("Starting a kernel, as the pool's configuration is wrong: %s", error)
+            return None
+        if code is None:
+            return None
+        launched = await super(LocalProvisioner, self).pre_launch(**kwargs)
+        order = Order(
+            executable=os.path.expanduser(command[0]),
+            options=command[1:],
+            arguments=[],
+            connection_file=CONNECTION_FILE,
+            cwd=_cwd_of(kwargs),
+            env=launched["env"],
+            detached=bool(kwargs.get("independent")),
+        )
+        kernelspec = os.path.join(self.kernel_spec.resource_dir, "kernel.json")
+        return Adoption(order, code, kernelspec, _unfit(manager, kwargs))
+
+    def _from_pool(self, get: Callable[[str, Wanted], T], order: Wanted) -> T | None:
         directory = directory_of(order.env)
         if not directory:
             return None
         try:
-            with _stdio(kwargs) as (descriptors, streams):
-                process = launch_kernel(directory, order, descriptors)
-                for name, stream in streams.items():
-                    setattr(process, name, stream)
-                return process
+            return get(directory, order)
         except PoolMissed as miss:
             self.log.debug("Starting a kernel, as the pool has none: %s", miss)
         except NoPool as error:
@@ -131,6 +199,22 @@ class SavepointProvisioner(SandboxProvisioner):
             else:
                 self.log.debug("Starting a kernel, and the pool for the next: %s", error)
         return None
+
+
+async def _aside(function: Callable[..., T], *arguments: Any) -> T:
+    """Run what blocks on another thread, if there is one."""
+    if os.getpid() == _IMPORTED_BY:
+        return await asyncio.to_thread(function, *arguments)
+    # a fork, whose loop may be its parent's and count on threads that are not here
+    return function(*arguments)
+
+
+def _launch(kwargs: Mapping[str, Any], directory: str, order: Order) -> PooledProcess:
+    with _stdio(kwargs) as (descriptors, streams):
+        process = launch_kernel(directory, order, descriptors)
+        for name, stream in streams.items():
+            setattr(process, name, stream)
+        return process
 
 
 def without_shim(command: Sequence[str]) -> list[str]:
@@ -152,7 +236,7 @@ def _order_of(command: Sequence[str], kwargs: Mapping[str, Any]) -> Order | None
     if parts is None or not kwargs.keys() <= _KNOWN:
         return None
     options, connection_file, arguments = parts
-    cwd = os.path.abspath(os.path.expanduser(kwargs.get("cwd") or "."))
+    cwd = _cwd_of(kwargs)
     env = dict(os.environ if kwargs.get("env") is None else kwargs["env"])
     detached = bool(kwargs.get("independent"))
     if not detached:
@@ -168,6 +252,27 @@ def _order_of(command: Sequence[str], kwargs: Mapping[str, Any]) -> Order | None
     )
 
 
+def _cwd_of(kwargs: Mapping[str, Any]) -> str:
+    return os.path.abspath(os.path.expanduser(kwargs.get("cwd") or "."))
+
+
+def _unfit(manager: Any, kwargs: Mapping[str, Any]) -> str:
+    """Tell why no kernel that runs already is what is asked for; nothing if it can be."""
+    if not kwargs.keys() <= _KNOWN:
+        return f"{', '.join(sorted(kwargs.keys() - _KNOWN))} can't be had for a kernel that runs"
+    if kwargs.get("extra_arguments"):
+        return "extra arguments"
+    if any(getattr(manager, name) for name in port_names):
+        return "its ports are given, as those of a kernel that is restarted are"
+    if (manager.transport, manager.ip) != ("tcp", "127.0.0.1"):
+        return f"{manager.transport}://{manager.ip} is not tcp://127.0.0.1"
+    if manager.transport_encryption != "disabled":
+        return "encryption"
+    if any(kwargs.get(name) not in (None, subprocess.DEVNULL) for name in _STREAMS):
+        return "standard input or output of its own"
+    return ""
+
+
 @contextmanager
 def _stdio(
     kwargs: Mapping[str, Any],
@@ -181,7 +286,7 @@ def _stdio(
             ours.callback(os.close, descriptor)
             return descriptor
 
-        for number, name in enumerate(("stdin", "stdout", "stderr")):
+        for number, name in enumerate(_STREAMS):
             wanted = kwargs.get(name)
             if wanted is None and name != "stdin":
                 descriptors.append(number)

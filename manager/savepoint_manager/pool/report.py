@@ -101,6 +101,6 @@ def render_options(rows: Sequence[tuple[str, object, str]]) -> str:
 
 
 def _value(value: object) -> str:
-    if isinstance(value, list):
+    if isinstance(value, (list, dict)):
         return ", ".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

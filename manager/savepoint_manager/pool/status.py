@@ -18,6 +18,7 @@ from .config import Pool
 
 if TYPE_CHECKING:
     from .daemon import Daemon
+    from .foreign import ForeignKernels
     from .standbys import Standbys
 
 
@@ -32,7 +33,7 @@ def describe(daemon: Daemon) -> Message:
     }
 
 
-def _describe_key(daemon: Daemon, pool: Standbys) -> Message:
+def _describe_key(daemon: Daemon, pool: Standbys | ForeignKernels) -> Message:
     counts = pool.counts
     times = sorted(counts.acquire_ms)
     quantiles = statistics.quantiles(times, n=20) if len(times) > 1 else times * 19

@@ -20,6 +20,7 @@ from savepoint_kernel.kernelspec import KERNEL_NAME
 from savepoint_kernel.orders import Message, Order
 
 from . import client, report
+from .adoption import Adoption
 from .client import NoPool
 from .commands import Command
 from .config import Modules
@@ -101,7 +102,7 @@ class WarmApp(Command):
             )
         return answer
 
-    def _order_of(self, name: str) -> Order:
+    def _order_of(self, name: str) -> Order | Adoption:
         """Spell a kernelspec as front ends do when they ask the pool."""
         manager = KernelManager(kernel_name=name, connection_file=os.devnull, parent=self)
         try:
@@ -112,8 +113,9 @@ class WarmApp(Command):
         order = asyncio.run(provisioner.order())
         if order is None:
             sys.exit(
-                f"The kernelspec {name!r} starts no Savepoint kernel, or one in a sandbox, and the "
-                "pool has no others. "
-                "`python -m savepoint_kernel install` makes a kernelspec that does."
+                f"The kernelspec {name!r} starts no Savepoint kernel, or one in a sandbox, and "
+                "c.Pool.adopt does not name it. `python -m savepoint_kernel install` makes a "
+                "kernelspec that does; `jupyter savepoint pool config` says where c.Pool.adopt "
+                "belongs."
             )
         return order

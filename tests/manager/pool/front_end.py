@@ -12,8 +12,8 @@ from jupyter_client.manager import KernelManager
 def main() -> None:
     request = json.loads(sys.stdin.readline())
     exec(request["setup"])
-    manager = KernelManager(kernel_name="savepoint")
-    manager.start_kernel(env=dict(os.environ), stdout=sys.stderr, **request["options"])
+    manager = KernelManager(kernel_name=request["kernel"])
+    manager.start_kernel(env=dict(os.environ), **{"stdout": sys.stderr, **request["options"]})
     answer = {"pid": manager.provisioner.pid, "connection_file": manager.connection_file}
     print(json.dumps(answer), flush=True)
     sys.stdin.read()

@@ -215,7 +215,9 @@ class Pool:
         return sum(sum(key["hits"].values()) for key in status["keys"]) if status else 0
 
     @contextmanager
-    def front_end(self, setup: str = "", **options: Any) -> Iterator[FrontEnd]:
+    def front_end(
+        self, setup: str = "", *, kernel: str = "savepoint", **options: Any
+    ) -> Iterator[FrontEnd]:
         """Start a process that starts a kernel."""
         process = subprocess.Popen(
             [sys.executable, str(FRONT_END)],
@@ -226,7 +228,7 @@ class Pool:
         )
         front_end = None
         try:
-            front_end = FrontEnd(process, setup, options)
+            front_end = FrontEnd(process, {"setup": setup, "kernel": kernel, "options": options})
             yield front_end
         finally:
             process.kill()
@@ -239,11 +241,11 @@ class Pool:
 class FrontEnd:
     """A process that has started a kernel, and ends with it when told to."""
 
-    def __init__(self, process: subprocess.Popen[str], setup: str, options: Message) -> None:
+    def __init__(self, process: subprocess.Popen[str], request: Message) -> None:
         self.process = process
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps({"setup": setup, "options": options}) + "\n")
+        process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         answer = json.loads(process.stdout.readline())
         self.pid: int = answer["pid"]

@@ -1,0 +1,509 @@
+"""Kernels of other kernelspecs than Savepoint's: started beforehand, adopted as they are.
+
+    daemon ─┬─ kernels: ports and key are the daemon's choice, and become the front end's
+            └─ guard: ends them with the process they belong to
+
+They know nothing of the pool. The daemon writes a connection file, starts one, waits for its
+kernel_info, and removes the file. Later it runs the user's code for the hand-over and gives the
+connection away. The life of a `ForeignKernels` is that of `Standbys`, but there is no zygote:
+kernels are started, and if none is ready the front end starts one itself, which takes as long.
+
+Threads: the daemon's event loop; zmq has one of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import glob
+import logging
+import os
+import resource
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.connect import KernelConnectionInfo, write_connection_file
+
+from savepoint_kernel.orders import Message, OrderRefused
+
+from ..load import quiet_moment
+from .adoption import CONNECTION_FILE, Adoption
+from .cancelling import end_all
+from .config import Pool
+from .fingerprint import Fingerprint
+from .keys import Key
+from .reaper import Reaper
+from .standbys import (
+    CHECK_INTERVAL,
+    MAX_LOSSES,
+    QUIET_INTERVAL,
+    RETRY_AFTER,
+    START_TIMEOUT,
+    Counts,
+    NoStandby,
+    StandbyLost,
+    StartedAnew,
+)
+
+_GUARD = Path(__file__).with_name("guard.py")
+
+_LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+
+_REASON = 200
+"""Characters of what a kernel says about an error."""
+
+
+class Guard:
+    """The guard's process, as the daemon has it; started when it is first needed.
+
+    Args:
+        reaper: waits for it.
+        log_file: its stderr.
+    """
+
+    def __init__(self, reaper: Reaper, log_file: IO[Any]) -> None:
+        self._reaper = reaper
+        self._log_file = log_file
+        self._sock: socket.socket | None = None
+
+    def watch(self, pid: int, owner: int | None = None) -> None:
+        """Have a kernel ended when the process it belongs to has.
+
+        Args:
+            pid: the kernel's.
+            owner: pidfd of that process; None for the daemon.
+        """
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return  # it has ended by itself
+        try:
+            self._tell(pid, [pidfd] if owner is None else [pidfd, owner])
+        finally:
+            os.close(pidfd)
+
+    def forget(self, pid: int) -> None:
+        """Let a kernel live as long as it likes."""
+        self._tell(pid, [])
+
+    def _tell(self, pid: int, descriptors: Sequence[int]) -> None:
+        message = [str(pid).encode()]
+        if self._sock is not None:
+            with contextlib.suppress(ConnectionError):  # it was killed
+                socket.send_fds(self._sock, message, descriptors)
+                return
+        self._sock = self._start()
+        socket.send_fds(self._sock, message, descriptors)
+
+    def _start(self) -> socket.socket:
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_GUARD), str(its.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log_file,
+                stderr=self._log_file,
+                pass_fds=[its.fileno()],
+                start_new_session=True,
+            )
+        process.returncode = 0  # it is the reaper that waits for it, not Popen
+        self._reaper.discard(process.pid)
+        return ours
+
+
+@dataclass(slots=True, eq=False)
+class ForeignKernel:
+    """A kernel that runs.
+
+    Attributes:
+        pid: of its process, the leader of a process group.
+        ended: its exit status.
+        connection: what would be in its connection file.
+        client: connected to its shell channel.
+        born: when it was ready.
+    """
+
+    pid: int
+    ended: asyncio.Future[int]
+    connection: KernelConnectionInfo = field(repr=False)
+    client: AsyncKernelClient
+    born: float = field(default_factory=time.monotonic)
+
+    async def reply(self, request: Awaitable[Message]) -> Message:
+        """Wait for an answer.
+
+        Raises:
+            StandbyLost: the kernel ends before.
+            TimeoutError: it does not answer.
+        """
+        reply = asyncio.ensure_future(request)
+        try:
+            either: set[asyncio.Future[Any]] = {reply, self.ended}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not reply.done():
+                raise StandbyLost(f"the kernel ended with status {self.ended.result()}")
+            content: Message = reply.result()["content"]
+            return content
+        finally:
+            reply.cancel()
+
+    def kill(self) -> None:
+        """Send SIGKILL to its process group."""
+        self.client.stop_channels()
+        if not self.ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+class ForeignKernels:
+    """Kernels of one key.
+
+    Args:
+        adoption: one of this key.
+        config: of the pool.
+        reaper: waits for the processes.
+        starting: limits how many are started at once, over all keys.
+        guard: ends them.
+        directory: for connection files.
+        log_file: stdout and stderr of the kernels, for good.
+    """
+
+    zygote: int | None = None
+    environment: str | None = None
+
+    def __init__(
+        self,
+        adoption: Adoption,
+        config: Pool,
+        reaper: Reaper,
+        starting: asyncio.Semaphore,
+        guard: Guard,
+        directory: Path,
+        log_file: IO[Any],
+    ) -> None:
+        self.key: Key = adoption.key
+        self.adoption = adoption
+        self.counts = Counts()
+        self.min_idle = config.min_idle
+        self.preload: list[str] = []
+        self.idle: deque[ForeignKernel] = deque()
+        self.warming = 0
+        self.problem: str | None = None
+        """Why there is none and none will be started."""
+        self.last_used = time.monotonic()
+        self._config = config
+        self._reaper = reaper
+        self._starting = starting
+        self._guard = guard
+        self._directory = directory
+        self._log_file = log_file
+        self._log: logging.Logger | logging.LoggerAdapter[Any] = config.log
+        self._fingerprint = _fingerprint_of(adoption)
+        self._keeper: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._awaited = 0
+        self._losses = 0
+        self._retry_at = 0.0
+
+    # -- life
+
+    def start(self) -> None:
+        """Begin to keep kernels ready."""
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        """End all that nobody has adopted."""
+        if self._keeper is not None:
+            await end_all([self._keeper])
+            self._keeper = None
+        self.problem = self.problem or "no kernels are kept for it any more"
+        self._settled.set()
+        self._drop(len(self.idle))
+
+    def configure(self, min_idle: int | None, preload: list[str] | None) -> None:
+        """Change how many are kept; try again what failed.
+
+        Raises:
+            OrderRefused: there are modules to preload.
+        """
+        if preload:
+            raise OrderRefused("only Savepoint's own kernels import modules beforehand")
+        if min_idle is not None:
+            self.min_idle = min_idle
+        self._recycle(len(self.idle) - self.min_idle)
+        self.problem = None
+        self._losses = 0
+        self._settled.clear()
+        self._wake.set()
+
+    async def settled(self, *, hurry: bool) -> None:
+        """Wait until there are as many as shall be kept, or a problem.
+
+        Args:
+            hurry: somebody waits for them: do not wait until the machine has time.
+        """
+        self._awaited += hurry
+        try:
+            await self._settled.wait()
+        finally:
+            self._awaited -= hurry
+
+    # -- handing out
+
+    def ask(self) -> None:
+        """Take note that somebody wants a kernel of this key."""
+        self.last_used = time.monotonic()
+        self._check_fresh()
+        if self.problem and time.monotonic() > self._retry_at:
+            self.problem = None
+            self._losses = 0
+        self._wake.set()
+
+    async def adopt(self, adoption: Adoption, client: int, owner: int | None) -> ForeignKernel:
+        """Hand a kernel out.
+
+        Args:
+            adoption: of this key.
+            client: the process that asks.
+            owner: pidfd of the process whose end shall end the kernel; None if nothing shall.
+
+        Raises:
+            NoStandby: none is there, or none that is as if that process had started it.
+            OrderRefused: the directory can't be put into the code.
+        """
+        if adoption.unfit:
+            raise NoStandby(adoption.unfit)
+        code = adoption.handover_code()
+        _check_inherited(client)
+        if not self.idle:
+            raise NoStandby(self.problem or "starting")
+        self._losses = 0
+        kernel = self._release(self.idle[0])
+        try:
+            _take_limits(client, kernel.pid)
+            if code:
+                await self._run(kernel, code)
+            if owner is None:
+                self._guard.forget(kernel.pid)
+            else:
+                self._guard.watch(kernel.pid, owner)
+        except BaseException as error:
+            kernel.kill()
+            if isinstance(error, (OSError, asyncio.TimeoutError, psutil.Error)):
+                raise NoStandby(f"a kernel can't be handed out: {error}") from error
+            raise
+        kernel.client.stop_channels()
+        return kernel
+
+    async def _run(self, kernel: ForeignKernel, code: str) -> None:
+        reply = await kernel.reply(
+            kernel.client.execute(
+                code,
+                silent=True,
+                store_history=False,
+                allow_stdin=False,
+                reply=True,
+                timeout=self._config.acquire_timeout,
+            )
+        )
+        if reply["status"] != "ok":
+            said = f"{reply.get('ename', 'error')}: {reply.get('evalue', '')}"[:_REASON]
+            raise NoStandby(f"the code for the hand-over failed: {said}")
+
+    def _release(self, kernel: ForeignKernel) -> ForeignKernel:
+        self.idle.remove(kernel)
+        kernel.ended.remove_done_callback(self._on_end)
+        return kernel
+
+    def _drop(self, count: int) -> None:
+        for _ in range(count):
+            self._release(self.idle[0]).kill()
+
+    def _recycle(self, count: int) -> None:
+        self.counts.recycled += max(0, count)
+        self._drop(count)
+
+    def _check_fresh(self) -> None:
+        changed = self._fingerprint.changed()
+        if changed:
+            self._log.info("%s: %s has changed, starting anew", self.key.name, changed)
+            self._recycle(len(self.idle))
+            self._fingerprint = _fingerprint_of(self.adoption)
+            self.problem = None
+
+    # -- starting
+
+    async def _keep(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                self._check_fresh()
+                self._drop_old()
+                while self.problem is None and len(self.idle) < self.min_idle:
+                    await self._quiet()
+                    async with self._starting:
+                        self._add(await self._start_kernel())
+                self._settled.set()
+            except StartedAnew:
+                self._wake.set()
+            except (StandbyLost, OSError, asyncio.TimeoutError) as error:
+                self._lose(str(error) or f"not ready after {START_TIMEOUT:g} s")
+            except Exception as error:  # a message that is none, say
+                self._log.exception("%s: no kernels", self.key.name)
+                self._give_up(f"{error!r} (see the pool's log)")
+            await self._next_time()
+
+    async def _next_time(self) -> None:
+        """Wait until a kernel was adopted, and then a while; or for the next look at their age."""
+        try:
+            await asyncio.wait_for(self._wake.wait(), CHECK_INTERVAL)
+        except asyncio.TimeoutError:
+            return
+        if not self._awaited:
+            await asyncio.sleep(self._config.refill_delay)
+
+    async def _quiet(self) -> None:
+        """Wait until the machine has time."""
+        await quiet_moment(
+            QUIET_INTERVAL,
+            self._config.refill_patience,
+            busy=self._config.refill_load,
+            hurried=lambda: self._awaited > 0,
+        )
+
+    async def _start_kernel(self) -> ForeignKernel:
+        fingerprint = self._fingerprint
+        path = self._directory / f"kernel-{secrets.token_hex(8)}.json"
+        _, connection = write_connection_file(
+            str(path), ip="127.0.0.1", key=secrets.token_hex(32).encode()
+        )
+        self.warming += 1
+        try:
+            kernel = self._popen(path, connection)
+            try:
+                self._guard.watch(kernel.pid)
+                request = kernel.client.kernel_info(reply=True, timeout=START_TIMEOUT)
+                await kernel.reply(request)
+                if fingerprint is not self._fingerprint or fingerprint.changed():
+                    raise StartedAnew("starting")
+            except BaseException:
+                kernel.kill()
+                raise
+        finally:
+            self.warming -= 1
+            path.unlink(missing_ok=True)  # it has read it, and its front end writes another
+        self.counts.created += 1
+        return kernel
+
+    def _popen(self, path: Path, connection: KernelConnectionInfo) -> ForeignKernel:
+        command = [part.replace(CONNECTION_FILE, str(path)) for part in self.adoption.command]
+        process = subprocess.Popen(
+            command,
+            cwd=self.adoption.cwd,
+            env=self.adoption.env,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log_file,
+            stderr=self._log_file,
+            start_new_session=True,
+        )
+        process.returncode = 0  # it is the reaper that waits for it, not Popen
+        client = AsyncKernelClient(context=zmq.asyncio.Context.instance())
+        client.load_connection_info(connection)
+        client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+        return ForeignKernel(process.pid, self._reaper.status(process.pid), connection, client)
+
+    def _add(self, kernel: ForeignKernel) -> None:
+        self.idle.append(kernel)
+        kernel.ended.add_done_callback(self._on_end)
+
+    def _on_end(self, ended: asyncio.Future[int]) -> None:
+        """Notice the end of a kernel that nobody has adopted."""
+        for kernel in [kernel for kernel in self.idle if kernel.ended is ended]:
+            self.counts.died += 1
+            self._release(kernel).kill()
+            self._lose(f"kernel {kernel.pid} ended with status {ended.result()}")
+
+    def _lose(self, what: str) -> None:
+        self._losses += 1
+        self._log.warning("%s: %s", self.key.name, what)
+        if self._losses > MAX_LOSSES:
+            self._give_up(f"{what} (see the pool's log)")
+        self._wake.set()
+
+    def _give_up(self, problem: str) -> None:
+        self.problem = problem
+        self._retry_at = time.monotonic() + RETRY_AFTER
+        self._log.warning("No kernels for %s: %s", self.key.executable, problem)
+        self._drop(len(self.idle))
+        self._settled.set()
+
+    def _drop_old(self) -> None:
+        oldest = time.monotonic() - self._config.max_age
+        while self._config.max_age and self.idle and self.idle[0].born < oldest:
+            self._recycle(1)
+
+
+def remove_connection_files(directory: Path) -> None:
+    """Remove those of kernels a daemon was starting when it was killed."""
+    for path in directory.glob("kernel-*.json"):
+        path.unlink(missing_ok=True)
+
+
+def _fingerprint_of(adoption: Adoption) -> Fingerprint:
+    """Watch the kernelspec, the program, and Python packages in the program's environment."""
+    search_path = adoption.env.get("PATH")
+    executable = shutil.which(adoption.order.executable, path=search_path)
+    paths = [adoption.kernelspec]
+    if executable:
+        prefix = glob.escape(os.path.dirname(os.path.dirname(executable)))
+        paths += [executable, *glob.glob(f"{prefix}/lib/python3*/site-packages")]
+    return Fingerprint(paths)
+
+
+def _check_inherited(client: int) -> None:
+    """Make sure that a process would hand down what the daemon has handed down.
+
+    Raises:
+        NoStandby: it would not.
+    """
+    ours, its = _inherited(os.getpid()), _inherited(client)
+    for name, value in its.items():
+        if value != ours[name]:
+            raise NoStandby(f"its {name} is {value}, and the pool's is {ours[name]}")
+
+
+def _inherited(pid: int) -> dict[str, object]:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return {
+        "umask": status.partition("\nUmask:")[2].split(maxsplit=1)[0],
+        "priority": os.getpriority(os.PRIO_PROCESS, pid),
+        "set of CPUs": sorted(os.sched_getaffinity(pid)),
+        "oom_score_adj": Path(f"/proc/{pid}/oom_score_adj").read_text().strip(),
+    }
+
+
+def _take_limits(client: int, kernel: int) -> None:
+    """Give a kernel, and all that it has started, the resource limits of another process.
+
+    Raises:
+        OSError: one can't be had.
+    """
+    for process in (kernel, *psutil.Process(kernel).children(recursive=True)):
+        pid = process if isinstance(process, int) else process.pid
+        for limit in _LIMITS:
+            resource.prlimit(pid, limit, resource.prlimit(client, limit))
