@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -171,9 +173,7 @@ class Subject:
     def _connection_file(self) -> Iterator[tuple[str, connect.KernelConnectionInfo]]:
         self._files += 1
         name = str(self.directory / f"{self._files}.json")
-        # Ports that no other kernel of a crowd is about to bind.
-        cache = connect.LocalPortCache.instance()
-        ports = {port: cache.find_available_port("127.0.0.1") for port in connect.port_names}
+        ports = {port: _free_port() for port in connect.port_names}
         path, info = connect.write_connection_file(name, key=secrets.token_hex().encode(), **ports)
         yield path, info
         Path(path).unlink(missing_ok=True)
@@ -190,7 +190,8 @@ class Subject:
                 content = {"code": code, "silent": False, "store_history": True}
                 session.send(socket, "execute_request", content)
             if not socket.poll(PATIENCE * 1000):
-                logs = "\n".join(log.read_text()[-2000:] for log in self.directory.rglob("*log"))
+                files = filter(Path.is_file, self.directory.rglob("*log"))
+                logs = "\n".join(log.read_text()[-2000:] for log in files)
                 raise TimeoutError(f"{self.name}: no reply. Its logs end with\n{logs}")
             _, reply = session.recv(socket)
             assert reply is not None
@@ -286,6 +287,18 @@ class Pooled(Subject):
         with open(self.directory / "log", "ab") as log:
             stdio = [log.fileno()] * 3
             return client.launch_kernel(self._pool, self._order(connection_file), stdio)
+
+
+_PORTS = itertools.cycle(range(10_000, 32_000))
+"""Below those that the system hands out: no connection takes one before its kernel binds it."""
+
+
+def _free_port() -> int:
+    for port in _PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("cycle has an end")
 
 
 def _end(process: Process) -> None:
