@@ -5,7 +5,6 @@ Threads: both run on the Introspection thread; `WarmUp.cell_ended` is called on 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from IPython.core.completer import (
 from tornado.ioloop import IOLoop
 
 from .activity import COMPLETIONS
+from .machine import is_busy
 
 _COMPLETION_FIELDS = ("start", "end", "text", "type", "signature")
 
@@ -50,13 +50,10 @@ def complete(completer: Any, code: str, cursor_pos: int) -> dict[str, Any]:
     }
 
 
-def _machine_is_busy() -> bool:
-    """Whether others wait for a CPU: a hundred kernels that warm up at once take a minute of it."""
-    return hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1)
-
-
 class WarmUp:
     """Loads the completer once kernel and machine idle: its first use takes half a second.
+
+    Of a hundred kernels that would do so at once, each waits for its turn.
 
     Args:
         loop: of the Introspection thread.
@@ -91,7 +88,7 @@ class WarmUp:
         self._loop.call_later(self._delay, self._check, cells)
 
     def _check(self, cells: int) -> None:
-        if self._busy() or self._cells() != cells or _machine_is_busy():
+        if self._busy() or self._cells() != cells or is_busy():
             self._wait(self._cells())
         else:
             complete(self._completer(), "import os; os.pa", 16)

@@ -42,6 +42,7 @@ from traitlets.config.loader import DeferredConfigString
 from . import blas, handover, orders, protocol
 from .app import SavepointKernelApp
 from .gil import hurry
+from .machine import is_busy
 from .orders import Message, Order, OrderRefused
 from .parent import ParentWatch
 
@@ -142,7 +143,11 @@ class StandbyApp(SavepointKernelApp):
         self.init_code()
         sys.stdout.flush()
         sys.stderr.flush()
-        asyncio.get_event_loop().call_later(_OPENING_DELAY, self.kernel.open_timeline)
+        asyncio.get_event_loop().call_later(_OPENING_DELAY, self._open_timeline)
+
+    def _open_timeline(self) -> None:
+        if not is_busy():  # else the first cell does it, if there is one
+            self.kernel.open_timeline()
 
     def configuration_files(self) -> list[str]:
         """List the files that this application has read its options from, or would have."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+from jupyter_client.connect import port_names
 from jupyter_client.manager import KernelManager
 
-from savepoint_manager.pool.client import UNKNOWN, connect
-from tests.kernel.harness import Kernel
+from savepoint_kernel.launch import SOCKET
+from savepoint_kernel.orders import order_of
+from savepoint_manager.pool.client import UNKNOWN, connect, launch_kernel
+from savepoint_manager.pool.directory import LOG
+from tests.kernel.harness import PATIENCE, Kernel
 
 from .harness import Pool, alive, await_end, kill, open_pool, until
 
@@ -207,6 +213,36 @@ def test_nothing_is_left_of_many_kernels(own_pool: Pool) -> None:
     (key,) = own_pool.await_ready(2)["keys"]
     assert own_pool.processes().keys() == {key["zygote"], *key["standbys"]}
     assert psutil.STATUS_ZOMBIE not in own_pool.processes().values()
+
+
+@pytest.mark.timeout(600)  # two CPUs
+def test_nothing_is_left_of_a_thousand_kernels(own_pool: Pool, tmp_path: Path) -> None:
+    own_pool.have_standbys()
+    daemon = psutil.Process(own_pool.await_ready(2)["pid"])
+    before = daemon.num_fds()
+    any_port = {"transport": "tcp", "ip": "127.0.0.1", "key": "", **dict.fromkeys(port_names, 0)}
+
+    def start_and_end(number: int) -> None:
+        file = tmp_path / f"{number}.json"
+        file.write_text(json.dumps(any_port))
+        order = order_of(own_pool.order(connection_file=str(file)))
+        with open(os.devnull, "r+") as null:
+            process = launch_kernel(str(own_pool.directory), order, [null.fileno()] * 3)
+        process.kill()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+        file.unlink()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(list(threads.map(start_and_end, range(1000)))) == 1000
+    (key,) = own_pool.await_status(lambda status: status["kernels"] == 0, "none is left")["keys"]
+    assert sum(key["hits"].values()) == 1000
+    assert not key["died"]
+    (key,) = own_pool.await_ready(2)["keys"]
+    assert own_pool.processes().keys() == {key["zygote"], *key["standbys"]}
+    assert psutil.STATUS_ZOMBIE not in own_pool.processes().values()
+    until(lambda: daemon.num_fds() <= before, f"no more descriptors than {before}")
+    assert not list(tmp_path.iterdir())
+    assert {path.name for path in own_pool.directory.iterdir()} == {SOCKET, "pool.lock", LOG}
 
 
 def test_daemon_that_nobody_needs_ends() -> None:
