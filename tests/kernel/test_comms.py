@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -438,8 +439,14 @@ def test_interrupt_ends_the_wait_of_a_cell_for_a_handler_that_hangs(kernel, gate
     message = send(kernel, 1)
     kernel.stream(message, "in handler")
     running.end()
-    kernel.interrupt("message")
-    assert kernel.ok("6 * 7").value == "42"
+    cell = kernel.start("6 * 7")
+    reply = None
+    while reply is None:
+        # One that comes while the cell before is being committed is for neither.
+        kernel.interrupt("message")
+        with suppress(AssertionError):
+            reply = kernel.reply(cell, timeout=5.0)
+    assert reply["content"]["status"] == "ok"
     handler_gate.open()
     kernel.idle(message)
     handler_gate.close()

@@ -45,11 +45,13 @@ from .cancelling import end_all
 from .channel import Channel
 from .config import ALIASES, CONFIG_FILE, Pool
 from .directory import LOG, private_directory
+from .keeper import Keeper, NoStandby
 from .keys import Key, key_of
 from .namespaces import foreign_namespace
 from .reaper import Reaper
-from .standbys import NoStandby, Standby, Standbys
+from .standbys import Standbys
 from .status import describe
+from .zygotes import Standby
 
 if TYPE_CHECKING:
     from .foreign import ForeignKernels, Guard
@@ -77,7 +79,7 @@ class Daemon:
 
     def __init__(self, directory: Path, config: Pool, log_file: IO[Any]) -> None:
         self.config = config
-        self.pools: dict[Key, Standbys | ForeignKernels] = {}
+        self.pools: dict[Key, Keeper[Any]] = {}
         self.kernels: dict[int, Key] = {}
         self.started = time.time()
         self._directory = directory
@@ -201,7 +203,7 @@ class Daemon:
     async def _warm(self, channel: Channel, message: Message) -> None:
         min_idle, preload, wait = _wishes(message)
         self._last_used = time.monotonic()
-        pool: Standbys | ForeignKernels
+        pool: Keeper[Any]
         if "adopt" in message:
             pool = self._foreign_for(adoption_of(message))
         else:
@@ -352,7 +354,7 @@ class Daemon:
             self._add(pool)
         return pool
 
-    def _add(self, pool: Standbys | ForeignKernels) -> None:
+    def _add(self, pool: Keeper[Any]) -> None:
         """Keep kernels for one key more; the one that was asked for longest ago makes room."""
         if len(self.pools) >= self.config.max_keys:
             oldest = min(self.pools.values(), key=lambda pool: pool.last_used)

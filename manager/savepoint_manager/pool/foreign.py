@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import glob
-import logging
 import os
 import resource
 import secrets
@@ -26,7 +25,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,26 +35,13 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import KernelConnectionInfo, write_connection_file
 
-from savepoint_kernel.orders import Message, OrderRefused
+from savepoint_kernel.orders import Message
 
-from ..load import quiet_moment
 from .adoption import CONNECTION_FILE, Adoption
-from .cancelling import end_all
 from .config import Pool
 from .fingerprint import Fingerprint
-from .keys import Key
+from .keeper import START_TIMEOUT, Keeper, NoStandby, StandbyLost, StartedAnew
 from .reaper import Reaper
-from .standbys import (
-    CHECK_INTERVAL,
-    MAX_LOSSES,
-    QUIET_INTERVAL,
-    RETRY_AFTER,
-    START_TIMEOUT,
-    Counts,
-    NoStandby,
-    StandbyLost,
-    StartedAnew,
-)
 
 _GUARD = Path(__file__).with_name("guard.py")
 
@@ -168,7 +153,7 @@ class ForeignKernel:
                 os.killpg(self.pid, signal.SIGKILL)
 
 
-class ForeignKernels:
+class ForeignKernels(Keeper[ForeignKernel]):
     """Kernels of one key.
 
     Args:
@@ -181,8 +166,7 @@ class ForeignKernels:
         log_file: stdout and stderr of the kernels, for good.
     """
 
-    zygote: int | None = None
-    environment: str | None = None
+    kind = "kernels"
 
     def __init__(
         self,
@@ -194,85 +178,16 @@ class ForeignKernels:
         directory: Path,
         log_file: IO[Any],
     ) -> None:
-        self.key: Key = adoption.key
-        self.adoption = adoption
-        self.counts = Counts()
-        self.min_idle = config.min_idle
-        self.preload: list[str] = []
-        self.idle: deque[ForeignKernel] = deque()
-        self.warming = 0
-        self.problem: str | None = None
-        """Why there is none and none will be started."""
-        self.last_used = time.monotonic()
-        self._config = config
+        super().__init__(adoption.key, config)
+        self._adoption = adoption
         self._reaper = reaper
         self._starting = starting
         self._guard = guard
         self._directory = directory
         self._log_file = log_file
-        self._log: logging.Logger | logging.LoggerAdapter[Any] = config.log
         self._fingerprint = _fingerprint_of(adoption)
-        self._keeper: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
-        self._settled = asyncio.Event()
-        self._awaited = 0
-        self._losses = 0
-        self._retry_at = 0.0
-
-    # -- life
-
-    def start(self) -> None:
-        """Begin to keep kernels ready."""
-        if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep())
-
-    async def stop(self) -> None:
-        """End all that nobody has adopted."""
-        if self._keeper is not None:
-            await end_all([self._keeper])
-            self._keeper = None
-        self.problem = self.problem or "no kernels are kept for it any more"
-        self._settled.set()
-        self._drop(len(self.idle))
-
-    def configure(self, min_idle: int | None, preload: list[str] | None) -> None:
-        """Change how many are kept; try again what failed.
-
-        Raises:
-            OrderRefused: there are modules to preload.
-        """
-        if preload:
-            raise OrderRefused("only Savepoint's own kernels import modules beforehand")
-        if min_idle is not None:
-            self.min_idle = min_idle
-        self._recycle(len(self.idle) - self.min_idle)
-        self.problem = None
-        self._losses = 0
-        self._settled.clear()
-        self._wake.set()
-
-    async def settled(self, *, hurry: bool) -> None:
-        """Wait until there are as many as shall be kept, or a problem.
-
-        Args:
-            hurry: somebody waits for them: do not wait until the machine has time.
-        """
-        self._awaited += hurry
-        try:
-            await self._settled.wait()
-        finally:
-            self._awaited -= hurry
 
     # -- handing out
-
-    def ask(self) -> None:
-        """Take note that somebody wants a kernel of this key."""
-        self.last_used = time.monotonic()
-        self._check_fresh()
-        if self.problem and time.monotonic() > self._retry_at:
-            self.problem = None
-            self._losses = 0
-        self._wake.set()
 
     async def adopt(self, adoption: Adoption, client: int, owner: int | None) -> ForeignKernel:
         """Hand a kernel out.
@@ -330,61 +245,26 @@ class ForeignKernels:
         kernel.ended.remove_done_callback(self._on_end)
         return kernel
 
-    def _drop(self, count: int) -> None:
-        for _ in range(count):
-            self._release(self.idle[0]).kill()
+    # -- what is kept
 
-    def _recycle(self, count: int) -> None:
-        self.counts.recycled += max(0, count)
-        self._drop(count)
+    async def _fill(self) -> None:
+        while self.problem is None and len(self.idle) < self.min_idle:
+            await self._quiet()
+            async with self._starting:
+                self._add(await self._start_kernel())
 
     def _check_fresh(self) -> None:
         changed = self._fingerprint.changed()
         if changed:
             self._log.info("%s: %s has changed, starting anew", self.key.name, changed)
             self._recycle(len(self.idle))
-            self._fingerprint = _fingerprint_of(self.adoption)
+            self._fingerprint = _fingerprint_of(self._adoption)
             self.problem = None
 
+    def _end(self, kernel: ForeignKernel) -> None:
+        self._release(kernel).kill()
+
     # -- starting
-
-    async def _keep(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                self._check_fresh()
-                self._drop_old()
-                while self.problem is None and len(self.idle) < self.min_idle:
-                    await self._quiet()
-                    async with self._starting:
-                        self._add(await self._start_kernel())
-                self._settled.set()
-            except StartedAnew:
-                self._wake.set()
-            except (StandbyLost, OSError, asyncio.TimeoutError) as error:
-                self._lose(str(error) or f"not ready after {START_TIMEOUT:g} s")
-            except Exception as error:  # a message that is none, say
-                self._log.exception("%s: no kernels", self.key.name)
-                self._give_up(f"{error!r} (see the pool's log)")
-            await self._next_time()
-
-    async def _next_time(self) -> None:
-        """Wait until a kernel was adopted, and then a while; or for the next look at their age."""
-        try:
-            await asyncio.wait_for(self._wake.wait(), CHECK_INTERVAL)
-        except asyncio.TimeoutError:
-            return
-        if not self._awaited:
-            await asyncio.sleep(self._config.refill_delay)
-
-    async def _quiet(self) -> None:
-        """Wait until the machine has time."""
-        await quiet_moment(
-            QUIET_INTERVAL,
-            self._config.refill_patience,
-            busy=self._config.refill_load,
-            hurried=lambda: self._awaited > 0,
-        )
 
     async def _start_kernel(self) -> ForeignKernel:
         fingerprint = self._fingerprint
@@ -411,11 +291,11 @@ class ForeignKernels:
         return kernel
 
     def _popen(self, path: Path, connection: KernelConnectionInfo) -> ForeignKernel:
-        command = [part.replace(CONNECTION_FILE, str(path)) for part in self.adoption.command]
+        command = [part.replace(CONNECTION_FILE, str(path)) for part in self._adoption.command]
         process = subprocess.Popen(
             command,
-            cwd=self.adoption.cwd,
-            env=self.adoption.env,
+            cwd=self._adoption.cwd,
+            env=self._adoption.env,
             stdin=subprocess.DEVNULL,
             stdout=self._log_file,
             stderr=self._log_file,
@@ -435,27 +315,8 @@ class ForeignKernels:
         """Notice the end of a kernel that nobody has adopted."""
         for kernel in [kernel for kernel in self.idle if kernel.ended is ended]:
             self.counts.died += 1
-            self._release(kernel).kill()
+            self._end(kernel)
             self._lose(f"kernel {kernel.pid} ended with status {ended.result()}")
-
-    def _lose(self, what: str) -> None:
-        self._losses += 1
-        self._log.warning("%s: %s", self.key.name, what)
-        if self._losses > MAX_LOSSES:
-            self._give_up(f"{what} (see the pool's log)")
-        self._wake.set()
-
-    def _give_up(self, problem: str) -> None:
-        self.problem = problem
-        self._retry_at = time.monotonic() + RETRY_AFTER
-        self._log.warning("No kernels for %s: %s", self.key.executable, problem)
-        self._drop(len(self.idle))
-        self._settled.set()
-
-    def _drop_old(self) -> None:
-        oldest = time.monotonic() - self._config.max_age
-        while self._config.max_age and self.idle and self.idle[0].born < oldest:
-            self._recycle(1)
 
 
 def remove_connection_files(directory: Path) -> None:

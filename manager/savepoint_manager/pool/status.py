@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -18,8 +18,7 @@ from .config import Pool
 
 if TYPE_CHECKING:
     from .daemon import Daemon
-    from .foreign import ForeignKernels
-    from .standbys import Standbys
+    from .keeper import Keeper
 
 
 def describe(daemon: Daemon) -> Message:
@@ -33,7 +32,7 @@ def describe(daemon: Daemon) -> Message:
     }
 
 
-def _describe_key(daemon: Daemon, pool: Standbys | ForeignKernels) -> Message:
+def _describe_key(daemon: Daemon, pool: Keeper[Any]) -> Message:
     counts = pool.counts
     times = sorted(counts.acquire_ms)
     quantiles = statistics.quantiles(times, n=20) if len(times) > 1 else times * 19
