@@ -30,6 +30,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.paths import jupyter_runtime_dir
 
 from savepoint_kernel import exceptions as kernel_errors
+from savepoint_kernel.launch import MODULE
 from savepoint_kernel.protocol import EXECUTE, FEATURE
 
 from ..exceptions import KernelDied, RequestFailed, UnsupportedByKernel
@@ -57,6 +58,13 @@ _CONTROL_PATIENCE = 1.0
 
 _DRAINED_AFTER = 0.05
 """Seconds without a message after which a dead kernel has nothing left to say."""
+
+_IPYTHON = frozenset({MODULE, "ipykernel_launcher"})
+"""Modules in the commands of kernels whose history is IPython's."""
+
+_HISTORY_IN_MEMORY = "--HistoryManager.hist_file=:memory:"
+"""What programs run is not in the user's history. And a hundred kernels that write to one database
+find it locked, upon which IPython says so in the middle of a cell, and saves no more."""
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +114,10 @@ class Kernel:
         """
         assert self._manager.kernel_spec is not None  # or NoSuchKernel, without a log of it
         os.makedirs(jupyter_runtime_dir(), mode=0o700, exist_ok=True)
-        await self._manager.start_kernel(**self.launch.arguments())
+        arguments = self.launch.arguments()
+        if not _IPYTHON.isdisjoint(self._manager.kernel_spec.argv):
+            arguments["extra_arguments"] = [_HISTORY_IN_MEMORY]
+        await self._manager.start_kernel(**arguments)
         self._client = self._manager.client(context=self._context)
         self._client.start_channels(hb=False)
         for channel in ("shell", "iopub", "stdin", "control"):

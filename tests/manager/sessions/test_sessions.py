@@ -242,3 +242,10 @@ def test_only_the_transitions_of_the_table_are_allowed() -> None:
     for _ in SessionState:
         reached |= {new for old in reached for new in TRANSITIONS[old]}
     assert reached == set(SessionState)
+
+
+async def test_what_a_session_runs_is_not_in_the_user_s_history(session: Session) -> None:
+    file = await session.evaluate("get_ipython().history_manager.hist_file")
+    assert file == ":memory:"
+    await ok(session, "mine = 1")
+    assert "mine = 1" in await session.evaluate("In")
