@@ -51,8 +51,8 @@ class Order:
         env: its whole environment.
         detached: it outlives the process that asked for it.
         other_ports: bind others in place of ports that are taken, and say which. Who asks has
-            found its ports free, and somebody may have been quicker: when a hundred kernels are
-            started at once, one in six finds a port taken.
+            found its ports free, and somebody may have been quicker: of a hundred kernels started
+            at once, some were refused for that.
     """
 
     executable: str
