@@ -153,12 +153,7 @@ class SavepointProvisioner(SandboxProvisioner):
         """Spell the adoption the user wants for this kernelspec; None if it is to be started."""
         manager: Any = self.parent
         specified = self.kernel_spec.argv
-        command = [
-            # A kernel that runs has read a file of another name.
-            given if CONNECTION_FILE in given else part
-            for given, part in zip(specified, manager.format_kernel_cmd(), strict=True)
-        ]
-        if launch.split_command(without_shim(command)[1:]) is not None:
+        if launch.split_command(without_shim(specified)[1:]) is not None:
             return None
         # Here, as most front ends start Savepoint's kernels only, and do not need it.
         from .config import adoptions
@@ -170,6 +165,15 @@ class SavepointProvisioner(SandboxProvisioner):
             return None
         if code is None:
             return None
+        formatted = manager.format_kernel_cmd()
+        if len(formatted) != len(specified):
+            self.log.info("Starting a kernel, as its command is not that of the kernelspec")
+            return None
+        command = [
+            # A kernel that runs has read a file of another name.
+            given if CONNECTION_FILE in given else part
+            for given, part in zip(specified, formatted, strict=True)
+        ]
         launched = await super(LocalProvisioner, self).pre_launch(**kwargs)
         order = Order(
             executable=os.path.expanduser(command[0]),
