@@ -45,4 +45,4 @@ async def test_a_hundred_sessions_execute_at_once_and_nothing_is_lost() -> None:
             await asyncio.gather(*(session.release() for session in sessions))
         await until(lambda: not any(map(alive, pids)), "the end of all kernels")
         machine.await_status(lambda status: not status["kernels"], "no kernel is in use")
-    assert connection_files() == files
+    assert connection_files() <= files

@@ -99,7 +99,8 @@ async def test_a_pool_that_can_not_be_opened_says_why_and_leaves_nothing(
     files = connection_files()
     with pytest.raises(error, match=text):
         await pool_of(min_idle=1, **options).open()
-    assert (kernels(), connection_files()) == (set(), files)
+    assert not kernels()
+    assert connection_files() <= files
 
 
 async def test_who_waits_for_a_kernel_that_can_not_start_is_told(tmp_path: Path) -> None:
