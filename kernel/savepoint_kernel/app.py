@@ -55,7 +55,6 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._interrupts = Interrupts()
-        self._pid = os.getpid()
 
     @default("outstream_class")
     def _default_outstream_class(self) -> str:
@@ -83,6 +82,7 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
 
     def init_signal(self) -> None:
         """Decide from now on when SIGINT raises."""
+        self._pid = os.getpid()
         self._interrupts.install()
         Redelivery(self._interrupts, self.iopub_thread.io_loop).watch()
         if self._interrupts.enabled and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

@@ -5,6 +5,7 @@ Threads: code runs on the main thread, but for cells of subshells.
 
 from __future__ import annotations
 
+import atexit
 import sys
 import time
 import traceback
@@ -77,6 +78,17 @@ class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
         self._error_published = False
         super().__init__(*args, **kwargs)
 
+    @classmethod
+    def instance(cls, *args: Any, **kwargs: Any) -> ZMQInteractiveShell:
+        """Return the shell; it may be older than the kernel that asks for one (`standby`)."""
+        shell: ZMQInteractiveShell = super().instance(*args, **kwargs)
+        if "kernel" in kwargs:
+            shell.kernel, shell.parent = kwargs["kernel"], kwargs["parent"]
+            # At the end it comes before what was there before the kernel: sockets, threads.
+            atexit.unregister(shell.atexit_operations)
+            atexit.register(shell.atexit_operations)
+        return shell
+
     @property
     def interrupts(self) -> Interrupts:
         """The SIGINT state; known before the kernel has its executor."""
@@ -85,7 +97,8 @@ class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
 
     def init_history(self) -> None:
         """Set up the history; its thread writes a moment after the cell, not beside its end."""
-        if getattr(self.kernel.parent, "waiting", False):
+        application = self.kernel.parent if self.kernel else self.parent
+        if getattr(application, "waiting", False):
             return  # a standby gets one when it is handed out
         super().init_history()
         self._delay_history()

@@ -1,6 +1,8 @@
 """A standby: a kernel that is ready but for what makes it somebody's.
 
-    made            shell, service threads and sockets exist; one expression was evaluated, one
+    configured      by the zygote, once for all: options and configuration files are read, and a
+                    shell exists
+    made            kernel, service threads and sockets exist; one expression was evaluated, one
                     request answered
     waiting         nothing is bound; there is no key, no history session, no store
     handed out      takes the order's limits, directory, environment and stdio; binds the ports of
@@ -14,6 +16,8 @@ What a kernel reads when it is made can't be told it later: configuration files,
 some environment variables are part of the pool's key (`orders.split_arguments`, the manager's
 `keys`).
 
+Processes: `configured` runs in the zygote, all else in a process of the standby's own.
+
 Threads: the main thread. Service threads run while the standby waits; they have answered one
 request, and have nothing to do.
 """
@@ -21,6 +25,7 @@ request, and have nothing to do.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import errno
 import importlib
 import os
@@ -34,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import zmq
+from IPython.core.application import BaseIPythonApplication
 from jupyter_client.connect import port_names
 from traitlets import TraitError
 from traitlets.config import Config
@@ -42,9 +48,11 @@ from traitlets.config.loader import DeferredConfigString
 from . import blas, handover, orders, protocol
 from .app import SavepointKernelApp
 from .gil import hurry
+from .kernel import SavepointKernel
 from .machine import is_busy
 from .orders import Message, Order, OrderRefused
 from .parent import ParentWatch
+from .shell import RecordingCompiler, ZMQInteractiveShell
 
 _BIND_TIMEOUT = 10.0
 """Seconds; a service thread that has nothing to do binds a socket in less than a millisecond."""
@@ -60,8 +68,19 @@ _OPENING_DELAY = 0.05
 that are answered at once."""
 
 
-class StandbyApp(SavepointKernelApp):
-    """A kernel application whose initialization has two halves: `prepare` and `take_over`."""
+class _ConfiguredBefore(BaseIPythonApplication):  # type: ignore[misc]
+    """What `initialize` of an application does before it turns to the kernel, made a step."""
+
+    def read_configuration(self, arguments: Sequence[str]) -> None:
+        """Read the command line and the configuration files."""
+        super().initialize(list(arguments))
+
+    def initialize(self, argv: Sequence[str] | None = None) -> None:
+        """Do nothing: `read_configuration` has."""
+
+
+class StandbyApp(SavepointKernelApp, _ConfiguredBefore):
+    """A kernel application initialized in parts: `configure`, `prepare`, `take_over`, `begin`."""
 
     hb_port: int
     waiting = True
@@ -72,15 +91,27 @@ class StandbyApp(SavepointKernelApp):
 
     _other_ports = False
 
-    def prepare(self, arguments: Sequence[str]) -> None:
-        """Do what can be done before it is known for whom.
+    def configure(self, arguments: Sequence[str]) -> None:
+        """Do what can be done for all kernels that this process will fork.
 
         Args:
-            arguments: the early ones of the kernel.
+            arguments: their early ones.
         """
+        self.read_configuration(arguments)
+        if self.kernel_class is SavepointKernel:  # another one may have a shell of another class
+            shell = ZMQInteractiveShell.instance(
+                parent=self,
+                profile_dir=self.profile_dir,
+                user_ns=self.user_ns,
+                compiler_class=RecordingCompiler,
+            )
+            atexit.unregister(shell.atexit_operations)  # until there is a kernel
+
+    def prepare(self) -> None:
+        """Do what can be done before it is known for whom."""
         # With tcp, the default, ipykernel warns of sockets without encryption, and there are none.
         self.transport = "ipc"
-        self.initialize(list(arguments))
+        self.initialize()
         self.kernel.listen()
         self.shell.run_cell("None", silent=True)
         self._rehearse()
@@ -131,7 +162,7 @@ class StandbyApp(SavepointKernelApp):
             self.init_heartbeat()
             self.write_connection_file()
         importlib.invalidate_caches()
-        blas.restore()
+        self.shell.events.register("pre_execute", self._restore_threads)
         self.log_connection_info()
         self.kernel.record_ports({f"{name}_port": port for name, port in self._ports.items()})
         self.shell.init_history()
@@ -144,6 +175,11 @@ class StandbyApp(SavepointKernelApp):
         sys.stdout.flush()
         sys.stderr.flush()
         asyncio.get_event_loop().call_later(_OPENING_DELAY, self._open_timeline)
+
+    def _restore_threads(self) -> None:
+        """Start the threads of BLAS with the first cell: OpenBLAS' spin for 100 ms first."""
+        self.shell.events.unregister("pre_execute", self._restore_threads)
+        blas.restore()
 
     def _open_timeline(self) -> None:
         if not is_busy():  # else the first cell does it, if there is one
@@ -268,19 +304,29 @@ class StandbyApp(SavepointKernelApp):
             step()
 
 
-def live(sock: socket.socket, arguments: Sequence[str]) -> None:
+def configured(arguments: Sequence[str]) -> StandbyApp:
+    """Return the application of all kernels that this process will fork.
+
+    Args:
+        arguments: the early ones of the kernels.
+    """
+    sys.argv = [str(Path(__file__).with_name("__main__.py"))]
+    app: StandbyApp = StandbyApp.instance()
+    app.configure(arguments)
+    return app
+
+
+def live(sock: socket.socket, app: StandbyApp) -> None:
     """Be a standby, then a kernel; returns when the kernel has ended.
 
     Args:
         sock: to the daemon.
-        arguments: the early ones of the kernel.
+        app: configured.
     """
-    sys.argv = [str(Path(__file__).with_name("__main__.py"))]
-    app = StandbyApp.instance()
-    app.prepare(arguments)
+    app.prepare()
     message: Message = {}
     with suppress(ConnectionError):  # the daemon may have ended meanwhile
-        orders.send(sock, {"pid": os.getpid(), "watch": app.configuration_files()})
+        orders.send(sock, {"pid": os.getpid()})
         message, descriptors = orders.receive(sock)
     if not message:
         os._exit(0)  # nobody's: there is nothing to put in order first

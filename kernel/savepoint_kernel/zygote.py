@@ -29,6 +29,7 @@ import socket
 import sys
 import sysconfig
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from . import blas, orders
@@ -40,8 +41,12 @@ MODULES = (
     "savepoint_kernel.history.assembly",
     "savepoint_kernel.history.expiry",
     "savepoint_kernel.history.keeping",
+    "IPython.core.completerlib",
     "IPython.core.debugger",
+    "IPython.core.oinspect",
     "IPython.extensions.storemagic",
+    "IPython.utils.wildcard",
+    "faulthandler",
     "jedi",
     "pdb",
     "psutil",
@@ -69,18 +74,19 @@ def preload(names: list[str]) -> None:
             importlib.import_module(name)
         except Exception as error:
             raise PreloadRefused(f"{name} can't be imported: {error!r}") from error
-        threads = os.listdir("/proc/self/task")
-        if len(threads) > 1:
-            called = [
-                Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in threads
-            ]
-            raise PreloadRefused(
-                f"importing {name} starts threads ({', '.join(called)}), which a fork would lose: "
-                "leave it out of preload"
-            )
+        _refuse_threads(f"importing {name}", "leave it out of preload")
 
 
-def _watched() -> orders.Message:
+def _refuse_threads(cause: str, way_out: str) -> None:
+    threads = os.listdir("/proc/self/task")
+    if len(threads) > 1:
+        called = [Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in threads]
+        raise PreloadRefused(
+            f"{cause} starts threads ({', '.join(called)}), which a fork would lose: {way_out}"
+        )
+
+
+def _watched(configuration_files: Iterable[str]) -> orders.Message:
     """List what changes when the environment does.
 
     Installers add and remove files, which changes directories. Outside of site-packages, files are
@@ -91,7 +97,7 @@ def _watched() -> orders.Message:
         ``paths`` to watch, and ``names`` that would matter in ``folders``.
     """
     stdlib = sysconfig.get_path("stdlib")
-    paths: set[str] = set()
+    paths = set(configuration_files)
     folders: set[str] = set()
     for path in filter(None, sys.path):
         (paths if _is_site(path) or path.startswith(stdlib) else folders).add(path)
@@ -161,20 +167,24 @@ def main() -> None:
     try:
         with blas.single_threaded():
             preload([*MODULES, *request["preload"]])
+        from .standby import configured, live
+
+        app = configured(request["arguments"])
+        _refuse_threads("reading the configuration", "start none in configuration files")
     except PreloadRefused as error:
         orders.send(control, {"refused": str(error)})
         return
     module_files()
     gc.collect()
     gc.freeze()
-    orders.send(control, {"ready": True, "began": began, "watch": _watched()})
+    orders.send(
+        control, {"ready": True, "began": began, "watch": _watched(app.configuration_files())}
+    )
     sock = serve(control)
     if sock is not None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         begin_child()
-        from .standby import live
-
-        live(sock, request["arguments"])
+        live(sock, app)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Daemon:
         self._guard: Guard | None = None
         self._stopped = asyncio.Event()
         self._clients: set[asyncio.Task[None]] = set()
-        self._forking = asyncio.Semaphore(max(2, os.cpu_count() or 1))
+        self._forking = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self._last_used = time.monotonic()
 
     async def serve(self, first: socket.socket | None) -> None:

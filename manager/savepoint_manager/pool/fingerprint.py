@@ -34,10 +34,6 @@ class Fingerprint:
         self._names = frozenset(names)
         self._folders = {folder: (_state(folder), self._listed(folder)) for folder in folders}
 
-    def add(self, paths: Iterable[str]) -> None:
-        """Watch more."""
-        self._states.update((path, _state(path)) for path in paths if path not in self._states)
-
     @property
     def name(self) -> str:
         """A short name: another one when something has changed."""

@@ -72,7 +72,6 @@ class Zygote:
         except BaseException:
             channel.close()
             raise
-        self.fingerprint.add(message["watch"])
         return Standby(message["pid"], channel)
 
 

@@ -23,6 +23,23 @@ def test_preload_that_starts_threads_is_refused_by_name(tmp_path: Path) -> None:
         assert pool.key["misses"][problem] == 1
 
 
+def test_configuration_that_starts_threads_is_refused(tmp_path: Path) -> None:
+    profile = tmp_path / "profile_default"
+    profile.mkdir()
+    (profile / "ipython_config.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "c.InteractiveShellApp.exec_lines = ['answer = 6 * 7']\n"
+    )
+    with open_pool() as pool:
+        env = {**pool.env, "IPYTHONDIR": str(tmp_path)}
+        with pool.kernel(env=env):
+            pass
+        pool.await_status(lambda status: status["keys"][0]["problem"], "it is refused")
+        assert "reading the configuration starts threads" in pool.key["problem"]
+        with pool.kernel(env=env) as kernel:
+            assert kernel.eval("answer") == "42"
+
+
 RANDOM = """
 import random, secrets, uuid, multiprocessing, numpy
 seen = [
