@@ -681,6 +681,16 @@ def test_going_back_to_before_an_import_undoes_the_settings() -> None:
     assert printed == "[] True True"
 
 
+def test_settings_of_pandas_go_back_without_loading_matplotlib() -> None:
+    printed = run("""
+        state = process.capture()
+        import pandas as pd
+        pd.options.display.max_rows = 3
+        print(process.restore(state), pd.options.display.max_rows, "matplotlib" in sys.modules)
+    """)
+    assert printed == "[] 60 False"
+
+
 def test_settings_of_a_missing_library_are_reported() -> None:
     state = ProcessState({"numpy.errstate": ({"all": "raise"}, None, 8192)})
     printed = run(

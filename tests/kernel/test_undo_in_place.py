@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, seed
 
 from savepoint_kernel.state import pairing
-from savepoint_kernel.state.fingerprint import image, values_of
+from savepoint_kernel.state.fingerprint import image, read, values_of
 from savepoint_kernel.state.graph import footprint
 from savepoint_kernel.state.imager import Group
 from savepoint_kernel.state.inplace import put_back
@@ -268,7 +268,7 @@ class Session:
 
     def go_to(self, group: Group) -> dict[str, Any]:
         assert group.image is not None
-        loaded = values_of(group.image, {}, self).values
+        loaded = values_of(read(group.image, self), {}).values
         anchors = self.past.find(group, refillable(self.values, self._prints.__getitem__))
         return loaded if anchors is None else put_back(loaded, anchors, {})
 

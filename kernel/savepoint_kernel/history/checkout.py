@@ -15,6 +15,7 @@ from typing import Any
 
 from ..exceptions import CheckpointNotFound, UnrestorableState
 from ..serialize.portable import loads
+from ..state.fingerprint import Contents, Image, read
 from ..state.imager import Group, measure, names_of
 from ..state.inplace import Anchors
 from ..state.liverefs import DroppedReference, what_was_dropped
@@ -25,7 +26,8 @@ from .commit import Commit
 from .log import CommitLog
 from .patch import Live
 from .present import Present
-from .staging import Staging, load, same_object
+from .read_ahead import ReadAhead
+from .staging import Read, Staging, load, same_object
 from .store import Store
 from .table import Table
 from .table import read as read_table
@@ -176,7 +178,7 @@ class Checkout:
                 unrestorable |= failures
             unrestorable |= self._present.view.write_attributes(values, removed)
             if names is None:
-                self._present.settle(values, table.ranks, process, target.process)
+                self._present.settle(values, table.ranks, process, target.process, differing)
                 arrive()
         again = self._make_again(staging, values, unrestorable, settle=names is None)
         reason = "its file was edited since, and no cell had changed it: it is as imported"
@@ -210,7 +212,7 @@ class Checkout:
         else:
             self._present.tracker.reject(look)
         now = {name: group for group in look.seen for name in group.all_names}
-        staging = self._staging()
+        staging = self._staging(self._read)
         names: set[str] = set()
         for group, anchors in base.anchors:
             same = all(now.get(name) == group for name in group.all_names)
@@ -231,7 +233,8 @@ class Checkout:
                 staging.unrestorable[failure.name] = failure.reason
             staging.unrestorable |= self._present.view.write_attributes(values, removed)
             arrive()
-            self._present.settle(values, base.ranks, base.process, base.process_addresses)
+            groups = [group for group, _ in base.anchors]
+            self._present.settle(values, base.ranks, base.process, base.process_addresses, groups)
         for group, _ in base.anchors:
             for name in group.dropped.keys() & touched:
                 staging.unrestorable.setdefault(name, same_object(group.dropped[name]))
@@ -313,7 +316,21 @@ class Checkout:
         Loading may run code of cells (``__setstate__``, ``__hash__`` of a key), which uses other
         names. In a new process these are not there yet, and lent until all is loaded.
         """
-        staging = self._staging()
+        # Of what there is, only what differs may have to be read.
+        anew = (group for group in groups if view.keys().isdisjoint(group.names))
+        images = [group.image for group in anew if group.image is not None]
+        with ReadAhead(self._store, images) as ahead:
+            return self._stage_with(ahead.take, groups, view, live, required)
+
+    def _stage_with(
+        self,
+        read: Read,
+        groups: list[Group],
+        view: Mapping[str, Any],
+        live: Mapping[int, Any],
+        required: Container[str] | None,
+    ) -> Staging:
+        staging = self._staging(read)
         namespace = self._present.view.namespace
         lent: dict[str, Any] = {}
         waiting = groups
@@ -371,10 +388,14 @@ class Checkout:
         Raises:
             UnrestorableState: that is not possible here.
         """
-        return load(group, self._present.view.namespace, self._store).values
+        return load(group, self._present.view.namespace, self._read).values
 
-    def _staging(self) -> Staging:
-        return Staging(self._present.view.namespace, self._store, self._present.references)
+    def _staging(self, read: Read) -> Staging:
+        present = self._present
+        return Staging(present.view.namespace, self._store, read, present.references)
+
+    def _read(self, image: Image) -> Contents:
+        return read(image, self._store)
 
     def _restore_process(self, target: Commit) -> tuple[ProcessState, dict[str, str]]:
         """Restore the process; returns its state, and why it is not quite that."""

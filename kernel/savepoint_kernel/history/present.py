@@ -197,6 +197,7 @@ class Present:
         ranks: Mapping[str, int],
         process: ProcessState | None = None,
         addresses: Mapping[str, str] | None = None,
+        groups: Iterable[Group] = (),
     ) -> None:
         """Take what was just restored for the known state.
 
@@ -205,9 +206,11 @@ class Present:
             ranks: of all names.
             process: the state of the process that was restored; None if it was not touched.
             addresses: where that is stored.
+            groups: what the values were loaded from.
         """
         view = self.view.read()
-        look = self.tracker.look(view, Uses(frozenset(values)), self._put)
+        stored = {group.names: group.image for group in groups if group.image is not None}
+        look = self.tracker.look(view, Uses(frozenset(values)), self._put, stored)
         self.adopt(look)
         self.ranks = _ranked(view, ranks)
         if process is not None and addresses is not None:

@@ -11,16 +11,18 @@ Threads: the one that owns the namespace.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..exceptions import UnrestorableState
-from ..state.fingerprint import Loaded, Source, values_of
+from ..state.fingerprint import Contents, Image, Loaded, Source, values_of
 from ..state.imager import Dropped, Group
 from ..state.inplace import Anchors, put_back
 from ..state.liverefs import DroppedReference, LiveReferences
 from .patch import Live, Patch, find_patch, may_be_patched
+
+Read = Callable[[Image], Contents]
 
 
 class Staging:
@@ -29,6 +31,7 @@ class Staging:
     Args:
         namespace: the live namespace.
         source: the store.
+        read: reads from it all of a co-variable.
         references: the values that are not in it.
 
     Attributes:
@@ -37,10 +40,11 @@ class Staging:
     """
 
     def __init__(
-        self, namespace: dict[str, Any], source: Source, references: LiveReferences
+        self, namespace: dict[str, Any], source: Source, read: Read, references: LiveReferences
     ) -> None:
         self._namespace = namespace
         self._source = source
+        self._read = read
         self._references = references
         self._loaded: list[tuple[Loaded, Anchors | None]] = []
         self._patches: list[tuple[Patch, Live]] = []
@@ -71,7 +75,7 @@ class Staging:
         if patch is not None and live is not None:
             self._patches.append((patch, live))
         elif group.image is not None:
-            self._loaded.append((load(group, self._namespace, self._source), anchors))
+            self._loaded.append((load(group, self._namespace, self._read), anchors))
         for name, dropped in group.dropped.items():
             value = self._references.get(dropped.key)
             if value is None:
@@ -120,7 +124,7 @@ class Staging:
         return values | self._stand_ins
 
 
-def load(group: Group, namespace: dict[str, Any], source: Source) -> Loaded:
+def load(group: Group, namespace: dict[str, Any], read: Read) -> Loaded:
     """Make the saved values of a co-variable anew; nothing that exists is touched.
 
     Raises:
@@ -128,7 +132,7 @@ def load(group: Group, namespace: dict[str, Any], source: Source) -> Loaded:
     """
     assert group.image is not None
     with _explained(group):
-        return values_of(group.image, namespace, source)
+        return values_of(read(group.image), namespace)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pickle import PickleBuffer
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import xxhash
 
@@ -180,6 +180,13 @@ def missing(run: Iterable[Piece], into: memoryview) -> Iterator[tuple[bytes, mem
             place[:] = piece.data
 
 
+class Contents(NamedTuple):
+    """The bytes of a co-variable: its pickle, and the buffers that are not in it."""
+
+    stream: bytearray
+    buffers: list[bytearray]
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A co-variable made anew.
@@ -193,16 +200,12 @@ class Loaded:
     classes: dict[type, Callable[[], None]]
 
 
-def values_of(image: Image, namespace: dict[str, Any], source: Source) -> Loaded:
-    """Make new objects from an image; what exists is not touched.
+def read(image: Image, source: Source) -> Contents:
+    """Read what `image` was taken of.
 
     Args:
         image: of a co-variable.
-        namespace: the live namespace, which functions get as their globals.
         source: has its pieces.
-
-    Raises:
-        Exception: whatever unpickling raises.
     """
     # bytearray: arrays made on top of bytes would be read-only.
     stream, *buffers = (bytearray(sum(piece.size for piece in run)) for run in image.runs)
@@ -210,7 +213,19 @@ def values_of(image: Image, namespace: dict[str, Any], source: Source) -> Loaded
     for run, buffer in zip(image.runs, (stream, *buffers), strict=True):
         wanted += missing(run, memoryview(buffer))
     source.fill(wanted)
-    del wanted  # with what it exports, no array over it could be resized
+    return Contents(stream, buffers)
+
+
+def values_of(contents: Contents, namespace: dict[str, Any]) -> Loaded:
+    """Make new objects; what exists is not touched.
+
+    Args:
+        contents: of a co-variable; the new arrays are made of their memory.
+        namespace: the live namespace, which functions get as their globals.
+
+    Raises:
+        Exception: whatever unpickling raises.
+    """
     classes: dict[type, Callable[[], None]] = {}
-    values = loads(stream, namespace, buffers, deferred=classes)
+    values = loads(contents.stream, namespace, contents.buffers, deferred=classes)
     return Loaded({sys.intern(name): value for name, value in values.items()}, classes)

@@ -121,7 +121,7 @@ class Imager:
     def take(
         self,
         values: Mapping[str, Any],
-        known: Group | None,
+        old: Image | None,
         put: Put,
         plain: Set[str],
         pickled: bytes | None = None,
@@ -130,12 +130,11 @@ class Imager:
 
         Args:
             values: its names and values.
-            known: as it was, if these names were one before.
+            old: what it may be equal to, if that is stored.
             put: stores a piece that was not known.
             plain: the names whose values are; see `fingerprint.image`, as for
             pickled: all of it.
         """
-        old = known.image if known is not None and known.names == values.keys() else None
         names = frozenset(values)
         taken = self._try(values, put, plain, old, pickled)
         if isinstance(taken, Image):

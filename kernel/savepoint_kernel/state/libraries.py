@@ -159,10 +159,7 @@ class _PandasOptions:
         failures = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of deprecated options, which are put back as well
-            if token is None:
-                pandas.reset_option("all")
-                return
-            for key, value in _flat(token):
+            for key, value in _flat(token) if token is not None else _pandas_defaults():
                 if key in now and now[key] == value:
                     continue
                 try:
@@ -171,6 +168,12 @@ class _PandasOptions:
                     failures.append(f"{key}: {error}")
         if failures:
             raise ValueError("; ".join(failures))
+
+
+def _pandas_defaults() -> Iterator[tuple[str, Any]]:
+    """Yield full names and values. Setting all, as `pandas.reset_option` does, loads matplotlib."""
+    registered = sys.modules["pandas._config.config"]._registered_options
+    return ((key, option.defval) for key, option in registered.items())
 
 
 def _copied(options: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..serialize.pickler import dumps_flat
-from .fingerprint import Digests, Put
+from .fingerprint import Digests, Image, Put
 from .graph import PLAIN_ATOM, Footprint, covariables, footprint, is_atom
 from .imager import Group, Guard, Imager, Limits
 from .liverefs import LiveReferences, reason_of
@@ -36,6 +36,8 @@ from .view import is_output
 
 LARGE = 10_000
 """Items from which a list is pickled before it is known to hold numbers only."""
+
+NOTHING_STORED: Mapping[frozenset[str], Image] = types.MappingProxyType({})
 
 CompileCell = Callable[[str], "types.CodeType | None"]
 
@@ -123,13 +125,20 @@ class Tracker:
         search.start(suspects)
         return frozenset(search.names)
 
-    def look(self, view: Mapping[str, Any], suspects: Uses, put: Put) -> Look:
+    def look(
+        self,
+        view: Mapping[str, Any],
+        suspects: Uses,
+        put: Put,
+        stored: Mapping[frozenset[str], Image] = NOTHING_STORED,
+    ) -> Look:
         """Compare the namespace with what is known.
 
         Args:
             view: the names to track, and their values.
             suspects: what may have changed; names that came or went need not be among it.
             put: stores a piece that was not known; see `fingerprint.image`.
+            stored: images that co-variables were just loaded from, by their names.
         """
         search = _Search(self, view, self._namespace)
         search.start(suspects)
@@ -151,7 +160,9 @@ class Tracker:
             values = {name: view[name] for name in names}
             broken = next((search.broken[name] for name in names if name in search.broken), None)
             if broken is None:
-                group = self._imager.take(values, known, put, plain, search.flat.get(names))
+                old = known.image if known is not None and known.names == names else None
+                old = stored.get(names, old)
+                group = self._imager.take(values, old, put, plain, search.flat.get(names))
             else:
                 group = self._imager.drop(values, broken)
             if known is not None and (
