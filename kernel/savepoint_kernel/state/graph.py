@@ -30,6 +30,7 @@ import decimal
 import enum
 import fractions
 import gc
+import itertools
 import re
 import sys
 import types
@@ -43,6 +44,9 @@ from ..serialize.snapshots import is_copy, used_by
 
 LIMIT = 2_000_000
 """Objects visited for one name at most; a walk takes about a microsecond for each."""
+
+_FEW = 16
+"""Objects of a type that are looked at one by one: to find out more of it takes longer."""
 
 ATOMS: frozenset[type] = frozenset(
     {
@@ -82,7 +86,8 @@ _PLAIN_ATOMS = frozenset({bool, bytes, complex, float, int, str, type(None)})
 _PLAIN = _PLAIN_ATOMS | {dict, frozenset, list, set, tuple}
 """Exact types that any pickler saves as they are, with no code of Python's."""
 
-_PLAIN_ITEMS = (list, tuple, set, frozenset, collections.deque)
+_CONTAINERS = frozenset({dict, frozenset, list, set, tuple, collections.deque})
+_SPECIAL = (types.FunctionType, types.ModuleType, array.array, memoryview, weakref.ref)
 _IMMUTABLE_CONTAINERS = (tuple, frozenset, types.MethodType, slice, *_SHOWN_OR_BOUND)
 """Not links themselves, but what they hold is."""
 
@@ -181,33 +186,56 @@ class _Walk:
             self._immutable += (pandas.Index, pandas.api.extensions.ExtensionDtype, placement)
 
     def run(self, roots: Iterable[Any]) -> bool:
-        stack = list(roots)
-        self._keep.append(stack[:])
-        while stack:
-            value = stack.pop()
-            kind = type(value)
-            if kind not in _PLAIN:
-                self.plain = False
-            if kind in ATOMS or id(value) in self._seen:
-                continue
-            self._seen.add(id(value))
-            if len(self._seen) > LIMIT:
-                return False
-            stack.extend(self._visit(value))
+        """Walk, one layer after the other; False if it was given up."""
+        layer = list(roots)
+        while layer:
+            self._keep.append(layer)
+            by_kind: dict[type, list[Any]] = {}
+            for kind in set(map(type, layer)):
+                self.plain = self.plain and kind in _PLAIN
+                if kind not in ATOMS:
+                    by_kind[kind] = []
+            if by_kind:  # else a million numbers are one pass in C
+                for value in layer:
+                    if type(value) in by_kind:
+                        by_kind[type(value)].append(value)
+            layer = []
+            for kind, values in by_kind.items():
+                fresh = {id(value): value for value in values}
+                for known in fresh.keys() & self._seen:
+                    del fresh[known]
+                self._seen.update(fresh)
+                if len(self._seen) > LIMIT:
+                    return False
+                layer += self._held_by(kind, fresh)
         return True
+
+    def _held_by(self, kind: type, values: Mapping[int, Any]) -> Iterable[Any]:
+        """Note what values of one type are, and return what they hold."""
+        if kind in _CONTAINERS:
+            if kind not in _IMMUTABLE_CONTAINERS:
+                self.objects.update(values)
+            return gc.get_referents(*values.values())
+        if kind.__module__ == "__main__":
+            self.enter_class(kind)
+        if len(values) > _FEW and self._is_ordinary(kind):
+            self.objects.update(values)
+            return [item for item in gc.get_referents(*values.values()) if item is not kind]
+        return itertools.chain.from_iterable(map(self._visit, values.values()))
+
+    def _is_ordinary(self, kind: type) -> bool:
+        """Tell whether instances of a type are what they seem, and nothing that is special here."""
+        own = [attribute for base in kind.__mro__ if base is not object for attribute in vars(base)]
+        return not (
+            issubclass(kind, (*_SPECIAL, *_IMMUTABLE_CONTAINERS, *self._immutable))
+            or (self._ndarray and issubclass(kind, self._ndarray))
+            or "__class__" in own
+            or "__getattribute__" in own
+        )
 
     def _visit(self, value: Any) -> Iterable[Any]:
         """Note what ``value`` is, and return what it holds."""
         kind = type(value)
-        if kind.__module__ == "__main__":
-            self.enter_class(kind)
-        if kind in _PLAIN_ITEMS:
-            if kind not in _IMMUTABLE_CONTAINERS:
-                self.objects.add(id(value))
-            return self._worth_a_visit(value)
-        if kind is dict:
-            self.objects.add(id(value))
-            return (*self._worth_a_visit(value.keys()), *self._worth_a_visit(value.values()))
         if kind in _SHOWN_OR_BOUND and is_atom(value):
             return ()
         if isinstance(value, self._immutable):
@@ -230,17 +258,7 @@ class _Walk:
             self.objects.add(id(value))
         if isinstance(value, array.array):
             return ()
-        referents = gc.get_referents(value)
-        self._keep.append(referents)
-        return [item for item in referents if item is not kind]
-
-    def _worth_a_visit(self, items: Iterable[Any]) -> Iterable[Any]:
-        """Return the items, or nothing if all are atoms: one pass in C over a million numbers."""
-        kinds = set(map(type, items))
-        if not kinds <= ATOMS:
-            return tuple(items)
-        self.plain = self.plain and kinds <= _PLAIN_ATOMS
-        return ()
+        return [item for item in gc.get_referents(value) if item is not kind]
 
     def enter_class(self, cls: type) -> None:
         """Note the code of a class and of its bases, as far as cells defined them."""
@@ -333,8 +351,10 @@ def covariables(footprints: Mapping[str, Footprint]) -> list[frozenset[str]]:
     owners: dict[int, str] = {}
     incomplete: str | None = None
     for name, known in footprints.items():
-        for item in known.objects:
-            leader[find(name)] = find(owners.setdefault(item, name))
+        shared = known.objects & owners.keys()
+        for other in {owners[item] for item in shared}:
+            leader[find(name)] = find(other)
+        owners.update(dict.fromkeys(known.objects - shared if shared else known.objects, name))
         if not known.complete:
             incomplete = incomplete or name
             leader[find(name)] = find(incomplete)

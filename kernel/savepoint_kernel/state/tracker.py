@@ -212,7 +212,7 @@ class Tracker:
         for group in (*look.gone, *renewed):
             self._by_id.pop(id(group), None)
             for name in group.all_names:
-                self._forget(name)
+                self._forget(name, look.footprints.get(name, PLAIN_ATOM).objects)
         for group in renewed:
             self._by_id[id(group)] = group
             for name in group.all_names:
@@ -252,12 +252,13 @@ class Tracker:
         self._by_id = {id(group): group for group in bare.values()}
         self._atoms.clear()
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, name: str, kept: frozenset[int]) -> None:
+        """Forget a name, which goes on to own some objects."""
         self._groups.pop(name, None)
         self._atoms.pop(name, None)
         self._unlimited.pop(name, None)
         known = self._footprints.pop(name, PLAIN_ATOM)
-        for item in known.objects:
+        for item in known.objects - kept:
             self._owners.pop(item, None)
 
     def _is_same_atom(self, names: frozenset[str], view: Mapping[str, Any]) -> bool:
@@ -332,8 +333,9 @@ class Tracker:
 
     def owners_of(self, found: Footprint) -> Iterator[str]:
         """Yield a name at least of each known co-variable that shares something with ``found``."""
-        for item in found.objects & self._owners.keys():
-            yield self._owners[item]
+        for name in set(map(self._owners.get, found.objects)):
+            if name is not None:
+                yield name
         for start, stop in found.memory:
             yield from self._spans.overlapping(start, stop)
         if not found.complete:
