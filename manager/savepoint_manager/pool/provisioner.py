@@ -26,7 +26,7 @@ from typing import IO, Any, TypeVar, cast
 
 from jupyter_client.connect import KernelConnectionInfo, LocalPortCache, port_names
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from traitlets import Bool, TraitError
+from traitlets import Bool
 
 from savepoint_kernel import launch
 from savepoint_kernel.orders import Order
@@ -153,14 +153,15 @@ class SavepointProvisioner(SandboxProvisioner):
         """Spell the adoption the user wants for this kernelspec; None if it is to be started."""
         manager: Any = self.parent
         specified = self.kernel_spec.argv
-        if launch.split_command(without_shim(specified)[1:]) is not None:
+        env = os.environ if kwargs.get("env") is None else kwargs["env"]
+        if launch.split_command(without_shim(specified)[1:]) is not None or not directory_of(env):
             return None
         # Here, as most front ends start Savepoint's kernels only, and do not need it.
         from .config import adoptions
 
         try:
             code = adoptions().get(manager.kernel_name)
-        except TraitError as error:
+        except Exception as error:  # a file runs, and may raise anything
             self.log.warning("Starting a kernel, as the pool's configuration is wrong: %s", error)
             return None
         if code is None:

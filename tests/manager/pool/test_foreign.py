@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -345,6 +346,19 @@ def test_pool_is_not_asked_for_what_the_user_has_not_named(specs: Path, code: ob
         assert answers(kernel)
         assert pool.status() is None
         assert not pool.directory.exists()
+
+
+def test_front_end_s_log_goes_on(specs: Path, tmp_path: Path) -> None:
+    handler = logging.FileHandler(tmp_path / "log", mode="w")
+    logging.getLogger().addHandler(handler)
+    try:
+        loud = "c.Application.log_level = 'DEBUG'\n"
+        with open_pool(configuration({}) + loud) as pool, start(pool, "bash"):
+            logging.warning("after the start")
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    assert "after the start" in (tmp_path / "log").read_text()
 
 
 def test_kernel_that_does_not_start_is_given_up(specs: Path) -> None:
