@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import nbclient
 import nbformat
 import psutil
 import pytest
-from jupyter_client.manager import KernelManager
+from jupyter_client.manager import AsyncKernelManager, KernelManager
 
 from savepoint_manager.exceptions import SandboxUnavailable
 from savepoint_manager.pool.client import PooledProcess
@@ -97,6 +98,8 @@ def warm(pool: Pool, name: str) -> None:
 
 def key_of(status: Message, name: str) -> Message:
     """Find the first key of a kernelspec."""
+    if name == "savepoint":
+        return next(key for key in status["keys"] if key["zygote"])
     command = SPECS[name]["argv"]
     return next(key for key in status["keys"] if [key["executable"], *key["options"]] == command)
 
@@ -189,6 +192,42 @@ def test_exit_status_is_known(foreign: Pool) -> None:
         process = kernel.manager.provisioner.process
         os.kill(kernel.pid, signal.SIGSEGV)
         assert process.wait(60) == -signal.SIGSEGV
+
+
+@pytest.mark.parametrize("name", ["bash", "savepoint"])
+def test_kernel_of_a_start_that_is_cancelled_ends(foreign: Pool, name: str) -> None:
+    warm(foreign, name)
+    (pid,) = key_of(foreign.await_ready(), name)["standbys"]
+    held = len(os.listdir("/proc/self/fd"))
+    os.kill(pid, signal.SIGSTOP)  # it can't be handed out before this is over
+
+    async def give_up() -> None:
+        manager = AsyncKernelManager(kernel_name=name)
+        start = asyncio.create_task(manager.start_kernel(env=foreign.env))
+        await asyncio.to_thread(
+            foreign.await_status,
+            lambda status: pid not in key_of(status, name)["standbys"],
+            "it is about to be handed out",
+        )
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+
+    asyncio.run(give_up())
+    os.kill(pid, signal.SIGCONT)
+    await_end(pid)
+    until(lambda: len(os.listdir("/proc/self/fd")) == held, "nothing of it is held")
+
+
+def test_adopted_kernel_ends_if_its_start_fails_later(foreign: Pool) -> None:
+    async def fail() -> None:
+        manager = AsyncKernelManager(kernel_name="bash")
+        await manager.pre_start_kernel(env=foreign.env)
+        await manager.cleanup_resources()
+
+    (pid,) = key_of(foreign.await_ready(), "bash")["standbys"]
+    asyncio.run(fail())
+    await_end(pid)
 
 
 @pytest.mark.parametrize("daemon", ["lives", "was killed"])
