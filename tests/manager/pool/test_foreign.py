@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ import psutil
 import pytest
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 
+from savepoint_kernel.orders import OrderRefused
 from savepoint_manager.exceptions import SandboxUnavailable
-from savepoint_manager.pool.client import PooledProcess
+from savepoint_manager.pool.adoption import Adoption
+from savepoint_manager.pool.client import PooledProcess, PoolMissed, adopt_kernel
+from savepoint_manager.pool.keeper import MAX_LOSSES
+from savepoint_manager.pool.provisioner import SavepointProvisioner
 from tests.kernel.harness import Kernel, parent_id
 
 from .harness import Pool, alive, await_end, kill, open_pool, until
@@ -104,8 +109,10 @@ def key_of(status: Message, name: str) -> Message:
     return next(key for key in status["keys"] if [key["executable"], *key["options"]] == command)
 
 
-def start(pool: Pool, name: str, **options: Any) -> AbstractContextManager[Kernel]:
-    return pool.kernel(manager=KernelManager(kernel_name=name), **options)
+def start(
+    pool: Pool, name: str, ip: str = "127.0.0.1", **options: Any
+) -> AbstractContextManager[Kernel]:
+    return pool.kernel(manager=KernelManager(kernel_name=name, ip=ip), **options)
 
 
 def directory_of(kernel: Kernel) -> str:
@@ -127,6 +134,18 @@ def result_of(kernel: Kernel, expression: str) -> str:
         "iopub", lambda m: parent_id(m) == cell and m["msg_type"] == "execute_result"
     )
     return str(result["content"]["data"]["text/plain"])
+
+
+def adoption_of(pool: Pool, name: str) -> Adoption:
+    """Spell what a front end would ask for."""
+    manager = KernelManager(kernel_name=name, connection_file=os.devnull)
+    spec = manager.kernel_spec
+    provisioner = SavepointProvisioner(kernel_id="", kernel_spec=spec, parent=manager)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", pool.env)
+        adoption = asyncio.run(provisioner.order())
+    assert isinstance(adoption, Adoption)
+    return adoption
 
 
 def programs_below(pid: int) -> list[str]:
@@ -313,6 +332,14 @@ def test_what_can_t_be_adopted_is_started_and_counted(
         assert directory_of(kernel) == str(options.get("cwd", os.getcwd()))
 
 
+@pytest.mark.parametrize("name", ["team@work", "[exec]", "{x}", "a&b", "“a”", "a%d", "a\nb"])
+def test_directory_that_could_be_read_as_code_is_refused(foreign: Pool, name: str) -> None:
+    adoption = adoption_of(foreign, "bash")
+    there = replace(adoption, order=replace(adoption.order, cwd=f"/tmp/{name}"))
+    with pytest.raises(OrderRefused, match="not every language can quote"):
+        there.handover_code()
+
+
 def test_process_with_another_umask_starts_its_own(foreign: Pool) -> None:
     foreign.await_ready()
     before = os.umask(0o77)
@@ -374,9 +401,51 @@ def test_code_for_the_hand_over_is_the_user_s(
                 assert is_adopted(kernel) == adopted
                 assert directory_of(kernel) == str(tmp_path)
             status = pool.await_ready()
-        assert ("code for the hand-over failed" in json.dumps(status)) != adopted
+        assert ("hand-over (c.Pool.adopt) failed" in json.dumps(status)) != adopted
         assert key_of(status, "deno")["cwd"] == (str(tmp_path) if how == "without code" else "/")
     write_spec(specs, "deno")
+
+
+def test_code_that_does_not_end_is_given_up(specs: Path) -> None:
+    hangs = "c.Pool.acquire_timeout = 0.1\n" + configuration({"deno": "for (;;) {}"})
+    with open_pool(hangs) as pool:
+        warm(pool, "deno")
+        adoption = adoption_of(pool, "deno")
+        for _ in range(MAX_LOSSES + 1):
+            pool.await_ready()
+            with pytest.raises(PoolMissed, match=r"did not end within 0\.1 s"):
+                adopt_kernel(str(pool.directory), adoption)
+        assert "the code for the hand-over (c.Pool.adopt) did not end" in pool.key["problem"]
+
+
+def test_what_can_never_be_adopted_is_no_reason_for_a_pool_or_key(specs: Path) -> None:
+    with open_pool(configuration()) as pool:
+        with start(pool, "deno", ip="0.0.0.0") as kernel:
+            assert not is_adopted(kernel)
+        assert pool.status() is None
+        warm(pool, "deno")
+        never = replace(adoption_of(pool, "deno"), code="", unfit="a reason")
+        with pytest.raises(PoolMissed, match="a reason"):
+            adopt_kernel(str(pool.directory), never)
+        status = pool.status()
+        assert status is not None
+        assert len(status["keys"]) == 1
+
+
+def test_connection_file_is_its_owner_s_and_may_share_an_argument(specs: Path) -> None:
+    bash = " ".join(SPECS["bash"]["argv"])
+    script = f"stat -c %a {{connection_file}} >{{resource_dir}}/mode; exec {bash}"
+    path = write_spec(specs, "bash", argv=["/bin/sh", "-c", script])
+    with open_pool(configuration()) as pool:
+        pool.directory.mkdir(mode=0o700)
+        somebody_s = pool.directory / "kernel-1.json"
+        somebody_s.touch()
+        warm(pool, "bash")
+        assert path.with_name("mode").read_text() == "600\n"
+        with start(pool, "bash") as kernel:
+            assert is_adopted(kernel)
+        assert somebody_s.exists()
+    write_spec(specs, "bash")
 
 
 @pytest.mark.parametrize("code", [{}, {"bash": ""}, "a mistake"])
@@ -411,7 +480,7 @@ def test_kernel_that_does_not_start_is_given_up(specs: Path) -> None:
         )
         assert done.returncode == 1
         assert "No such file or directory: '/no/such/program'" in done.stderr
-        until(lambda: not list(pool.directory.glob("kernel-*.json")), "no key is left in a file")
+        until(lambda: not list(pool.directory.glob("adopt-*.json")), "no key is left in a file")
     write_spec(specs, "deno")
 
 
