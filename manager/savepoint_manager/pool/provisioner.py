@@ -175,19 +175,17 @@ class SavepointProvisioner(SandboxProvisioner):
             return None
         if code is None:
             return None
-        formatted = manager.format_kernel_cmd()
-        if len(formatted) != len(specified):
+        # A kernel that runs has read a file of another name: in its place is what no argument has.
+        marked = [part.replace(CONNECTION_FILE, "\0") for part in specified]
+        program, *formatted = manager.format_kernel_cmd(marked)
+        if len(formatted) != 2 * len(specified) - 1:
             self.log.info("Starting a kernel, as its command is not that of the kernelspec")
             return None
-        command = [
-            # A kernel that runs has read a file of another name.
-            given if CONNECTION_FILE in given else part
-            for given, part in zip(specified, formatted, strict=True)
-        ]
+        options = [part.replace("\0", CONNECTION_FILE) for part in formatted[len(specified) :]]
         launched = await super(LocalProvisioner, self).pre_launch(**kwargs)
         order = Order(
-            executable=os.path.expanduser(command[0]),
-            options=command[1:],
+            executable=os.path.expanduser(program),
+            options=options,
             arguments=[],
             connection_file=CONNECTION_FILE,
             cwd=_cwd_of(kwargs),
