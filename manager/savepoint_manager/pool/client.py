@@ -283,7 +283,12 @@ def adopt_kernel(directory: str, adoption: Adoption) -> PooledProcess:
         NoPool: there is no daemon, or it does not answer.
         PoolMissed: it has no such kernel.
     """
-    return _ask_for(directory, "adopt", adoption, [])
+    try:
+        return _ask_for(directory, "adopt", adoption, [])
+    except NoPool:
+        if adoption.unfit:  # a pool would be of no use
+            raise PoolMissed(adoption.unfit) from None
+        raise
 
 
 def _ask_for(

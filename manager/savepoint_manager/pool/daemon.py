@@ -260,6 +260,11 @@ class Daemon:
         self, channel: Channel, client: int, adoption: Adoption, descriptors: list[int]
     ) -> None:
         self._last_used = began = time.monotonic()
+        if adoption.unfit:
+            if adoption.key in self.pools:
+                self.pools[adoption.key].counts.miss(adoption.unfit)
+            channel.send({"miss": adoption.unfit})
+            return
         pool = self._foreign_for(adoption)
         pool.ask()
         try:
@@ -334,6 +339,8 @@ class Daemon:
         return pool
 
     def _foreign_for(self, adoption: Adoption) -> ForeignKernels:
+        if adoption.unfit:
+            raise OrderRefused(adoption.unfit)
         # Here, as it imports jupyter_client, which takes half as long again as all the daemon does.
         from .foreign import ForeignKernels, Guard, remove_connection_files
 
