@@ -47,6 +47,11 @@ _GUARD = Path(__file__).with_name("guard.py")
 
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 
+_CODE = "the code for the hand-over (c.Pool.adopt)"
+
+_FILE = "adopt-{}.json"
+"""Name of a connection file; kernel-*.json in the same directory may be a front end's."""
+
 _REASON = 200
 """Characters of what a kernel says about an error."""
 
@@ -201,13 +206,10 @@ class ForeignKernels(Keeper[ForeignKernel]):
             NoStandby: none is there, or none that is as if that process had started it.
             OrderRefused: the directory can't be put into the code.
         """
-        if adoption.unfit:
-            raise NoStandby(adoption.unfit)
         code = adoption.handover_code()
         _check_inherited(client)
         if not self.idle:
             raise NoStandby(self.problem or "starting")
-        self._losses = 0
         kernel = self._release(self.idle[0])
         try:
             _take_limits(client, kernel.pid)
@@ -219,26 +221,32 @@ class ForeignKernels(Keeper[ForeignKernel]):
                 self._guard.watch(kernel.pid, owner)
         except BaseException as error:
             kernel.kill()
-            if isinstance(error, (OSError, asyncio.TimeoutError, psutil.Error)):
+            if isinstance(error, StandbyLost):
+                self._lose(str(error))
+            if isinstance(error, (OSError, psutil.Error)):
                 raise NoStandby(f"a kernel can't be handed out: {error}") from error
             raise
         kernel.client.stop_channels()
+        self._losses = 0
         return kernel
 
     async def _run(self, kernel: ForeignKernel, code: str) -> None:
-        reply = await kernel.reply(
-            kernel.client.execute(
-                code,
-                silent=True,
-                store_history=False,
-                allow_stdin=False,
-                reply=True,
-                timeout=self._config.acquire_timeout,
-            )
+        timeout = self._config.acquire_timeout
+        request = kernel.client.execute(
+            code,
+            silent=True,
+            store_history=False,
+            allow_stdin=False,
+            reply=True,
+            timeout=timeout,
         )
+        try:
+            reply = await kernel.reply(request)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise StandbyLost(f"{_CODE} did not end within {timeout:g} s") from None
         if reply["status"] != "ok":
             said = f"{reply.get('ename', 'error')}: {reply.get('evalue', '')}"[:_REASON]
-            raise NoStandby(f"the code for the hand-over failed: {said}")
+            raise StandbyLost(f"{_CODE} failed: {said}")
 
     def _release(self, kernel: ForeignKernel) -> ForeignKernel:
         self.idle.remove(kernel)
@@ -268,7 +276,7 @@ class ForeignKernels(Keeper[ForeignKernel]):
 
     async def _start_kernel(self) -> ForeignKernel:
         fingerprint = self._fingerprint
-        path = self._directory / f"kernel-{secrets.token_hex(8)}.json"
+        path = self._directory / _FILE.format(secrets.token_hex(8))
         _, connection = write_connection_file(
             str(path), ip="127.0.0.1", key=secrets.token_hex(32).encode()
         )
@@ -321,7 +329,7 @@ class ForeignKernels(Keeper[ForeignKernel]):
 
 def remove_connection_files(directory: Path) -> None:
     """Remove those of kernels a daemon was starting when it was killed."""
-    for path in directory.glob("kernel-*.json"):
+    for path in directory.glob(_FILE.format("*")):
         path.unlink(missing_ok=True)
 
 
