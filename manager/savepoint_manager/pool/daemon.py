@@ -45,6 +45,7 @@ from .cancelling import end_all
 from .channel import Channel
 from .config import ALIASES, CONFIG_FILE, Pool
 from .directory import LOG, private_directory
+from .guarding import Guard
 from .keeper import Keeper, NoStandby
 from .keys import Key, key_of
 from .namespaces import foreign_namespace
@@ -54,7 +55,7 @@ from .status import describe
 from .zygotes import Standby
 
 if TYPE_CHECKING:
-    from .foreign import ForeignKernels, Guard
+    from .foreign import ForeignKernels
 
 BACKLOG = 512
 ACCEPT_AGAIN = 0.5
@@ -269,7 +270,11 @@ class Daemon:
         pool.ask()
         try:
             kernel = await pool.adopt(adoption, client, next(iter(descriptors), None))
-            pidfd = os.pidfd_open(kernel.pid)
+            try:
+                pidfd = os.pidfd_open(kernel.pid)
+            except OSError:
+                await self._kill(kernel.pid, kernel.ended)
+                raise
         except (NoStandby, OrderRefused, OSError) as miss:
             pool.counts.miss(str(miss))
             channel.send({"miss": str(miss)})
@@ -327,7 +332,7 @@ class Daemon:
 
     async def _kill(self, pid: int, status: asyncio.Future[int]) -> None:
         if not status.done():
-            os.kill(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
             await asyncio.shield(status)
 
     def _pool_for(self, order: Order) -> Standbys:
@@ -342,7 +347,7 @@ class Daemon:
         if adoption.unfit:
             raise OrderRefused(adoption.unfit)
         # Here, as it imports jupyter_client, which takes half as long again as all the daemon does.
-        from .foreign import ForeignKernels, Guard, remove_connection_files
+        from .foreign import ForeignKernels, remove_connection_files
 
         if self._guard is None:
             self._guard = Guard(self._reaper, self._log_file)

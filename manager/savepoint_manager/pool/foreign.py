@@ -21,11 +21,9 @@ import resource
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -40,10 +38,9 @@ from savepoint_kernel.orders import Message
 from .adoption import CONNECTION_FILE, Adoption
 from .config import Pool
 from .fingerprint import Fingerprint
+from .guarding import Guard
 from .keeper import START_TIMEOUT, Keeper, NoStandby, StandbyLost, StartedAnew
 from .reaper import Reaper
-
-_GUARD = Path(__file__).with_name("guard.py")
 
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 
@@ -54,64 +51,6 @@ _FILE = "adopt-{}.json"
 
 _REASON = 200
 """Characters of what a kernel says about an error."""
-
-
-class Guard:
-    """The guard's process, as the daemon has it; started when it is first needed.
-
-    Args:
-        reaper: waits for it.
-        log_file: its stderr.
-    """
-
-    def __init__(self, reaper: Reaper, log_file: IO[Any]) -> None:
-        self._reaper = reaper
-        self._log_file = log_file
-        self._sock: socket.socket | None = None
-
-    def watch(self, pid: int, owner: int | None = None) -> None:
-        """Have a kernel ended when the process it belongs to has.
-
-        Args:
-            pid: the kernel's.
-            owner: pidfd of that process; None for the daemon.
-        """
-        try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return  # it has ended by itself
-        try:
-            self._tell(pid, [pidfd] if owner is None else [pidfd, owner])
-        finally:
-            os.close(pidfd)
-
-    def forget(self, pid: int) -> None:
-        """Let a kernel live as long as it likes."""
-        self._tell(pid, [])
-
-    def _tell(self, pid: int, descriptors: Sequence[int]) -> None:
-        message = [str(pid).encode()]
-        if self._sock is not None:
-            with contextlib.suppress(ConnectionError):  # it was killed
-                socket.send_fds(self._sock, message, descriptors)
-                return
-        self._sock = self._start()
-        socket.send_fds(self._sock, message, descriptors)
-
-    def _start(self) -> socket.socket:
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with its:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_GUARD), str(its.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log_file,
-                stderr=self._log_file,
-                pass_fds=[its.fileno()],
-                start_new_session=True,
-            )
-        process.returncode = 0  # it is the reaper that waits for it, not Popen
-        self._reaper.discard(process.pid)
-        return ours
 
 
 @dataclass(slots=True, eq=False)
@@ -215,10 +154,7 @@ class ForeignKernels(Keeper[ForeignKernel]):
             _take_limits(client, kernel.pid)
             if code:
                 await self._run(kernel, code)
-            if owner is None:
-                self._guard.forget(kernel.pid)
-            else:
-                self._guard.watch(kernel.pid, owner)
+            self._guard.hand_over(kernel.pid, owner)
         except BaseException as error:
             kernel.kill()
             if isinstance(error, StandbyLost):
@@ -340,7 +276,7 @@ def _fingerprint_of(adoption: Adoption) -> Fingerprint:
     paths = [adoption.kernelspec]
     if executable:
         prefix = glob.escape(os.path.dirname(os.path.dirname(executable)))
-        paths += [executable, *glob.glob(f"{prefix}/lib/python3*/site-packages")]
+        paths += [executable, *glob.glob(f"{prefix}/lib/python3*/*-packages")]
     return Fingerprint(paths)
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,11 @@ import psutil
 import pytest
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 
+from savepoint_kernel import orders
 from savepoint_kernel.orders import OrderRefused
 from savepoint_manager.exceptions import SandboxUnavailable
 from savepoint_manager.pool.adoption import Adoption
-from savepoint_manager.pool.client import PooledProcess, PoolMissed, adopt_kernel
+from savepoint_manager.pool.client import PooledProcess, PoolMissed, adopt_kernel, connect
 from savepoint_manager.pool.keeper import MAX_LOSSES
 from savepoint_manager.pool.provisioner import SavepointProvisioner
 from tests.kernel.harness import Kernel, parent_id
@@ -278,18 +280,53 @@ def test_detached_kernel_outlives_its_front_end_and_the_daemon(own_foreign: Pool
 
 
 def test_kernels_are_guarded_again_when_the_guard_was_killed(own_foreign: Pool) -> None:
-    status = own_foreign.await_ready()
-    (guard,) = (
-        child
-        for child in psutil.Process(status["pid"]).children()
-        if child.pid not in key_of(status, "deno")["standbys"]
-    )
-    kill(guard.pid)
     with own_foreign.front_end(kernel="deno", stdout=None) as front_end:
-        assert [front_end.pid] == key_of(status, "deno")["standbys"]
+        status = own_foreign.await_ready()
+        (idle,) = key_of(status, "deno")["standbys"]
+
+        def guards() -> list[psutil.Process]:
+            children = psutil.Process(status["pid"]).children()
+            return [child for child in children if child.pid not in (idle, front_end.pid)]
+
+        (guard,) = guards()
+        kill(guard.pid)
+        until(lambda: guards() not in ([], [guard]), "there is another")
         kill(status["pid"])
+        await_end(idle)
+        assert alive(front_end.pid)
         kill(front_end.process.pid)
         await_end(front_end.pid)
+
+
+@pytest.mark.parametrize("how", ["has ended", "does not wait"])
+def test_all_processes_of_a_kernel_end_when_its_front_end(specs: Path, how: str) -> None:
+    script = f"(trap '' TERM; exec sleep 1000) & exec {' '.join(SPECS['deno']['argv'])}"
+    write_spec(specs, "deno", argv=["/bin/sh", "-c", script])
+    with open_pool(configuration()) as pool:
+        warm(pool, "deno")
+        (pid,) = pool.key["standbys"]
+        (child,) = psutil.Process(pid).children()
+        if how == "has ended":
+            with pool.front_end(kernel="deno", stdout=None) as front_end:
+                assert front_end.pid == pid
+                kill(front_end.process.pid)
+        else:
+            message = {"op": "adopt", **adoption_of(pool, "deno").as_message()}
+            with connect(str(pool.directory)) as sock:
+                orders.send(sock, message)
+        await_end(pid)
+        await_end(child.pid)
+    write_spec(specs, "deno")
+
+
+def test_kernel_is_adopted_by_one_of_two_that_ask_at_once(foreign: Pool) -> None:
+    foreign.await_ready()
+    adoption = adoption_of(foreign, "bash")
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(adopt_kernel, str(foreign.directory), adoption) for _ in range(2)]
+        missed, adopted = sorted(asked, key=lambda one: one.exception() is None)
+    assert isinstance(missed.exception(), PoolMissed)
+    adopted.result().discard()
 
 
 def test_kernels_that_end_or_are_outdated_are_replaced(own_foreign: Pool, specs: Path) -> None:
