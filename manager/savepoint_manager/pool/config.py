@@ -66,7 +66,8 @@ class Pool(LoggingConfigurable):
     max_keys = Int(
         4,
         min=1,
-        help="Keys standbys are kept for. The one that was asked for longest ago makes room.",
+        help="""Keys standbys are kept for, and as many that kernels to adopt are kept for. The one
+        that was asked for longest ago makes room.""",
     ).tag(config=True)
     refill_delay = Float(
         1.0,

@@ -367,9 +367,10 @@ class Daemon:
         return pool
 
     def _add(self, pool: Keeper[Any]) -> None:
-        """Keep kernels for one key more; the one that was asked for longest ago makes room."""
-        if len(self.pools) >= self.config.max_keys:
-            oldest = min(self.pools.values(), key=lambda pool: pool.last_used)
+        """Keep kernels for one key more; of its kind, the one asked for longest ago makes room."""
+        alike = [other for other in self.pools.values() if other.kind == pool.kind]
+        if len(alike) >= self.config.max_keys:
+            oldest = min(alike, key=lambda pool: pool.last_used)
             del self.pools[oldest.key]
             task = asyncio.create_task(oldest.stop())
             self._clients.add(task)
