@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import glob
+import math
 import os
 import resource
 import secrets
@@ -42,7 +43,7 @@ from .guarding import Guard
 from .keeper import START_TIMEOUT, Keeper, NoStandby, StandbyLost, StartedAnew
 from .reaper import Reaper
 
-_LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+_LIMITS = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
 
 _CODE = "the code for the hand-over (c.Pool.adopt)"
 
@@ -236,19 +237,23 @@ class ForeignKernels(Keeper[ForeignKernel]):
 
     def _popen(self, path: Path, connection: KernelConnectionInfo) -> ForeignKernel:
         command = [part.replace(CONNECTION_FILE, str(path)) for part in self._adoption.command]
-        process = subprocess.Popen(
-            command,
-            cwd=self._adoption.cwd,
-            env=self._adoption.env,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log_file,
-            stderr=self._log_file,
-            start_new_session=True,
-        )
-        process.returncode = 0  # it is the reaper that waits for it, not Popen
         client = AsyncKernelClient(context=zmq.asyncio.Context.instance())
         client.load_connection_info(connection)
-        client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+        try:
+            client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+            process = subprocess.Popen(
+                command,
+                cwd=self._adoption.cwd,
+                env=self._adoption.env,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log_file,
+                stderr=self._log_file,
+                start_new_session=True,
+            )
+        except BaseException:
+            client.stop_channels()
+            raise
+        process.returncode = 0  # it is the reaper that waits for it, not Popen
         return ForeignKernel(process.pid, self._reaper.status(process.pid), connection, client)
 
     def _add(self, kernel: ForeignKernel) -> None:
@@ -281,7 +286,7 @@ def _fingerprint_of(adoption: Adoption) -> Fingerprint:
 
 
 def _check_inherited(client: int) -> None:
-    """Make sure that a process would hand down what the daemon has handed down.
+    """Make sure that a process would hand down what the daemon has handed down, or can change.
 
     Raises:
         NoStandby: it would not.
@@ -290,6 +295,14 @@ def _check_inherited(client: int) -> None:
     for name, value in its.items():
         if value != ours[name]:
             raise NoStandby(f"its {name} is {value}, and the pool's is {ours[name]}")
+    for name, limit in _LIMITS.items():
+        if _highest(client, limit) > _highest(os.getpid(), limit):
+            raise NoStandby(f"its {name} may be higher than the pool's")
+
+
+def _highest(pid: int, limit: int) -> float:
+    _, hard = resource.prlimit(pid, limit)
+    return math.inf if hard == resource.RLIM_INFINITY else hard
 
 
 def _inherited(pid: int) -> dict[str, object]:
@@ -310,5 +323,5 @@ def _take_limits(client: int, kernel: int) -> None:
     """
     for process in (kernel, *psutil.Process(kernel).children(recursive=True)):
         pid = process if isinstance(process, int) else process.pid
-        for limit in _LIMITS:
+        for limit in _LIMITS.values():
             resource.prlimit(pid, limit, resource.prlimit(client, limit))

@@ -401,6 +401,35 @@ def test_limits_of_files_are_those_of_the_front_end(foreign: Pool) -> None:
         own.rlimit(psutil.RLIMIT_NOFILE, before)
 
 
+def test_limits_the_pool_can_t_raise_cost_no_kernel(specs: Path) -> None:
+    with open_pool(configuration()) as pool:
+        most = psutil.Process().rlimit(psutil.RLIMIT_NOFILE)[1]
+        jupyter = [sys.executable, "-m", "savepoint_manager.app"]
+        limited = ["prlimit", f"--nofile={most - 1}:{most - 1}"]
+        subprocess.run([*limited, *jupyter, "pool", "start"], env=pool.env, check=True)
+        warm(pool, "deno")
+        with start(pool, "deno") as kernel:
+            assert not is_adopted(kernel)
+        assert "its RLIMIT_NOFILE may be higher than the pool's" in pool.key["misses"]
+        assert pool.key["created"] == 1
+
+
+def test_kernels_to_adopt_and_standbys_make_room_for_their_own_kind_only(
+    specs: Path, tmp_path: Path
+) -> None:
+    with open_pool(configuration({"deno": ""}) + "c.Pool.max_keys = 1\n") as pool:
+        warm(pool, "savepoint")
+        (standby,) = pool.key["standbys"]
+        directories = [tmp_path / "a", tmp_path / "b"]
+        for directory in directories:
+            directory.mkdir()
+            with start(pool, "deno", cwd=str(directory)):
+                pass
+        status = pool.await_ready()
+        assert [key["cwd"] for key in status["keys"]] == ["/", str(directories[1])]
+        assert key_of(status, "savepoint")["standbys"] == [standby]
+
+
 def test_environment_is_the_front_end_s_or_it_is_another_key(foreign: Pool) -> None:
     foreign.await_ready()
     say = "echo $TOKEN $JPY_SESSION_NAME."
