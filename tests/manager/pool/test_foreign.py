@@ -190,10 +190,12 @@ def test_notebook_is_run_by_an_adopted_kernel(foreign: Pool, tmp_path: Path) -> 
 def test_adopted_kernel_is_interrupted_restarted_and_shut_down(foreign: Pool) -> None:
     foreign.await_ready()
     with start(foreign, "bash") as kernel:
-        cell = kernel.start("sleep 1000")
-        until(lambda: "sleep" in programs_below(kernel.pid), "the cell sleeps")
-        kernel.manager.interrupt_kernel()
-        assert kernel.finish(cell).content["status"] != "ok"
+        for how in ("message", "signal"):
+            kernel.manager.kernel_spec.interrupt_mode = how
+            cell = kernel.start("sleep 1000")
+            until(lambda: "sleep" in programs_below(kernel.pid), "the cell sleeps")
+            kernel.manager.interrupt_kernel()
+            assert kernel.finish(cell).content["status"] != "ok"
 
         pid, port, key = kernel.pid, kernel.manager.shell_port, kernel.manager.session.key
         kernel.manager.restart_kernel()
@@ -459,6 +461,8 @@ def test_code_for_the_hand_over_is_the_user_s(
         "without code": "",
         "with code that fails": "throw new Error({cwd})",
     }
+    (tmp_path / "deno.json").write_text('{"imports": {"mine": "./mine.ts"}}')
+    (tmp_path / "mine.ts").write_text("export const answer = 42;")
     write_spec(specs, "deno", metadata={})
     monkeypatch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", "savepoint-provisioner")
     with open_pool(configuration({"deno": code[how]})) as pool:
@@ -466,6 +470,8 @@ def test_code_for_the_hand_over_is_the_user_s(
             with start(pool, "deno", cwd=str(tmp_path)) as kernel:
                 assert is_adopted(kernel) == adopted
                 assert directory_of(kernel) == str(tmp_path)
+                imported = kernel.run('import { answer } from "mine";').content["status"]
+                assert imported == ("error" if adopted and how == "by default" else "ok")
             status = pool.await_ready()
         assert ("hand-over (c.Pool.adopt) failed" in json.dumps(status)) != adopted
         assert key_of(status, "deno")["cwd"] == (str(tmp_path) if how == "without code" else "/")
