@@ -33,8 +33,9 @@ SESSION_VARIABLES = frozenset(
 """Variables that tell one session, terminal or service from another. They are not in the key, and
 kernels that are started beforehand don't have them."""
 
-_UNSAFE = frozenset('"\\$`#!')
-"""Characters that mean something inside of double quotes in one language or another."""
+_SAFE = frozenset(" /._-+,:=~()'")
+"""Characters beside letters and digits that mean nothing between double quotes, in no language. Not
+in them are @ (Perl), [ (Tcl, where it runs code), { (Ruby's #{}, PHP), & and typographic quotes."""
 
 _SALT = secrets.token_bytes(16)
 
@@ -101,7 +102,7 @@ class Adoption:
             OrderRefused: the directory is not itself between double quotes.
         """
         cwd = self.order.cwd
-        if DIRECTORY in self.code and not (cwd.isprintable() and _UNSAFE.isdisjoint(cwd)):
+        if DIRECTORY in self.code and not all(c.isalnum() or c in _SAFE for c in cwd):
             raise OrderRefused("its directory has a character that not every language can quote")
         return self.code.replace(DIRECTORY, f'"{cwd}"')
 

@@ -173,19 +173,24 @@ class PooledProcess:
     """A kernel of the pool, as `subprocess.Popen` would have it.
 
     Args:
-        pid: its process.
-        pidfd: the same, for good.
+        answer: what the daemon says of it.
+        pidfd: its process, for good.
         sock: where the daemon tells its exit status.
+
+    Attributes:
+        pid: its process.
         ports: those it has bound, by name, if they are others than it was asked for.
+        connection: what would be in its connection file, if it ran before it was asked for.
     """
 
     stdin: IO[bytes] | None = None
     stdout: IO[bytes] | None = None
     stderr: IO[bytes] | None = None
 
-    def __init__(self, pid: int, pidfd: int, sock: socket.socket, ports: Mapping[str, int]) -> None:
-        self.pid = pid
-        self.ports = ports
+    def __init__(self, answer: Message, pidfd: int, sock: socket.socket) -> None:
+        self.pid: int = answer["pid"]
+        self.ports: Mapping[str, int] = answer.get("ports", {})
+        self.connection: Message = answer.get("connection", {})
         self.returncode: int | None = None
         self._pidfd = pidfd
         self._sock = sock
@@ -242,6 +247,15 @@ class PooledProcess:
             self._pidfd = -1
             self._sock.close()
 
+    def discard(self) -> None:
+        """Kill it, with its process group, and forget it: nobody has got to know it."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self.close()
+        for stream in filter(None, (self.stdin, self.stdout, self.stderr)):
+            stream.close()
+
 
 def launch_kernel(directory: str, order: Order, stdio: Sequence[int]) -> PooledProcess:
     """Get a kernel from the pool; its ports are bound when this returns.
@@ -255,31 +269,31 @@ def launch_kernel(directory: str, order: Order, stdio: Sequence[int]) -> PooledP
         NoPool: there is no daemon, or it does not answer.
         PoolMissed: it has no kernel for this order.
     """
-    _, process = _ask_for(directory, "launch", order, stdio)
-    return process
+    return _ask_for(directory, "launch", order, stdio)
 
 
-def adopt_kernel(directory: str, adoption: Adoption) -> tuple[PooledProcess, Message]:
+def adopt_kernel(directory: str, adoption: Adoption) -> PooledProcess:
     """Get a kernel that runs already.
 
     Args:
         directory: the pool's.
         adoption: what kernel.
 
-    Returns:
-        Its process, and what would be in its connection file.
-
     Raises:
         NoPool: there is no daemon, or it does not answer.
         PoolMissed: it has no such kernel.
     """
-    answer, process = _ask_for(directory, "adopt", adoption, [])
-    return process, answer["connection"]
+    try:
+        return _ask_for(directory, "adopt", adoption, [])
+    except NoPool:
+        if adoption.unfit:  # a pool would be of no use
+            raise PoolMissed(adoption.unfit) from None
+        raise
 
 
 def _ask_for(
     directory: str, operation: str, order: Order | Adoption, stdio: Sequence[int]
-) -> tuple[Message, PooledProcess]:
+) -> PooledProcess:
     sock = connect(directory)
     try:
         us = [] if order.detached else [os.pidfd_open(os.getpid())]
@@ -298,5 +312,4 @@ def _ask_for(
         sock.close()
         orders.close_all(descriptors)
         raise PoolMissed(answer.get("miss", "the pool has ended"))
-    ports = answer.get("ports", {})
-    return answer, PooledProcess(answer["pid"], descriptors[0], sock, ports)
+    return PooledProcess(answer, descriptors[0], sock)

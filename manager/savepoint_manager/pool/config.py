@@ -5,14 +5,21 @@ Threads: none of its own.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from jupyter_core.application import JupyterApp
+from jupyter_core.paths import jupyter_config_path
 from traitlets import Dict, Float, Int, List, Unicode
-from traitlets.config import LoggingConfigurable
+from traitlets.config import Config, LoggingConfigurable
+from traitlets.config.loader import ConfigFileNotFound, JSONFileConfigLoader, PyFileConfigLoader
 
 CONFIG_FILE = "jupyter_savepoint_config"
 """Its name without .py or .json."""
+
+_CONFIG_FILES = ("jupyter_config", CONFIG_FILE)
+"""Those that JupyterApp reads; the last has the last word."""
+
+_LOADERS = {"py": PyFileConfigLoader, "json": JSONFileConfigLoader}
 
 ALIASES = {"min-idle": "Pool.min_idle", "preload": "Pool.preload"}
 """Options of the daemon that have a short name on its command line."""
@@ -59,7 +66,8 @@ class Pool(LoggingConfigurable):
     max_keys = Int(
         4,
         min=1,
-        help="Keys standbys are kept for. The one that was asked for longest ago makes room.",
+        help="""Keys standbys are kept for, and as many that kernels to adopt are kept for. The one
+        that was asked for longest ago makes room.""",
     ).tag(config=True)
     refill_delay = Float(
         1.0,
@@ -95,10 +103,16 @@ class Pool(LoggingConfigurable):
 def adoptions() -> dict[str, str]:
     """Read `Pool.adopt` as a front end, whose own configuration has no part in it.
 
+    No Application reads it: that would set up logging, which closes the front end's log files.
+
     Raises:
-        TraitError: it is not what it should be.
+        Exception: it is not what it should be, or a file can't be read.
     """
-    app = JupyterApp(config_file_name=CONFIG_FILE)
-    app.load_config_file()
-    adopt: dict[str, str] = Pool(parent=app).adopt
+    config = Config()
+    for name in _CONFIG_FILES:
+        for directory in reversed(jupyter_config_path()):
+            for ending, loader in _LOADERS.items():
+                with contextlib.suppress(ConfigFileNotFound):
+                    config.merge(loader(f"{name}.{ending}", directory).load_config())
+    adopt: dict[str, str] = Pool(config=config).adopt
     return adopt

@@ -45,6 +45,7 @@ from .cancelling import end_all
 from .channel import Channel
 from .config import ALIASES, CONFIG_FILE, Pool
 from .directory import LOG, private_directory
+from .guarding import Guard
 from .keeper import Keeper, NoStandby
 from .keys import Key, key_of
 from .namespaces import foreign_namespace
@@ -54,7 +55,7 @@ from .status import describe
 from .zygotes import Standby
 
 if TYPE_CHECKING:
-    from .foreign import ForeignKernels, Guard
+    from .foreign import ForeignKernels
 
 BACKLOG = 512
 ACCEPT_AGAIN = 0.5
@@ -260,11 +261,20 @@ class Daemon:
         self, channel: Channel, client: int, adoption: Adoption, descriptors: list[int]
     ) -> None:
         self._last_used = began = time.monotonic()
+        if adoption.unfit:
+            if adoption.key in self.pools:
+                self.pools[adoption.key].counts.miss(adoption.unfit)
+            channel.send({"miss": adoption.unfit})
+            return
         pool = self._foreign_for(adoption)
         pool.ask()
         try:
             kernel = await pool.adopt(adoption, client, next(iter(descriptors), None))
-            pidfd = os.pidfd_open(kernel.pid)
+            try:
+                pidfd = os.pidfd_open(kernel.pid)
+            except OSError:
+                await self._kill(kernel.pid, kernel.ended)
+                raise
         except (NoStandby, OrderRefused, OSError) as miss:
             pool.counts.miss(str(miss))
             channel.send({"miss": str(miss)})
@@ -322,7 +332,7 @@ class Daemon:
 
     async def _kill(self, pid: int, status: asyncio.Future[int]) -> None:
         if not status.done():
-            os.kill(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
             await asyncio.shield(status)
 
     def _pool_for(self, order: Order) -> Standbys:
@@ -334,8 +344,10 @@ class Daemon:
         return pool
 
     def _foreign_for(self, adoption: Adoption) -> ForeignKernels:
+        if adoption.unfit:
+            raise OrderRefused(adoption.unfit)
         # Here, as it imports jupyter_client, which takes half as long again as all the daemon does.
-        from .foreign import ForeignKernels, Guard, remove_connection_files
+        from .foreign import ForeignKernels, remove_connection_files
 
         if self._guard is None:
             self._guard = Guard(self._reaper, self._log_file)
@@ -355,9 +367,10 @@ class Daemon:
         return pool
 
     def _add(self, pool: Keeper[Any]) -> None:
-        """Keep kernels for one key more; the one that was asked for longest ago makes room."""
-        if len(self.pools) >= self.config.max_keys:
-            oldest = min(self.pools.values(), key=lambda pool: pool.last_used)
+        """Keep kernels for one key more; of its kind, the one asked for longest ago makes room."""
+        alike = [other for other in self.pools.values() if other.kind == pool.kind]
+        if len(alike) >= self.config.max_keys:
+            oldest = min(alike, key=lambda pool: pool.last_used)
             del self.pools[oldest.key]
             task = asyncio.create_task(oldest.stop())
             self._clients.add(task)

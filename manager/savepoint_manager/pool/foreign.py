@@ -16,16 +16,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import glob
+import math
 import os
 import resource
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -40,73 +39,19 @@ from savepoint_kernel.orders import Message
 from .adoption import CONNECTION_FILE, Adoption
 from .config import Pool
 from .fingerprint import Fingerprint
+from .guarding import Guard
 from .keeper import START_TIMEOUT, Keeper, NoStandby, StandbyLost, StartedAnew
 from .reaper import Reaper
 
-_GUARD = Path(__file__).with_name("guard.py")
+_LIMITS = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
 
-_LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+_CODE = "the code for the hand-over (c.Pool.adopt)"
+
+_FILE = "adopt-{}.json"
+"""Name of a connection file; kernel-*.json in the same directory may be a front end's."""
 
 _REASON = 200
 """Characters of what a kernel says about an error."""
-
-
-class Guard:
-    """The guard's process, as the daemon has it; started when it is first needed.
-
-    Args:
-        reaper: waits for it.
-        log_file: its stderr.
-    """
-
-    def __init__(self, reaper: Reaper, log_file: IO[Any]) -> None:
-        self._reaper = reaper
-        self._log_file = log_file
-        self._sock: socket.socket | None = None
-
-    def watch(self, pid: int, owner: int | None = None) -> None:
-        """Have a kernel ended when the process it belongs to has.
-
-        Args:
-            pid: the kernel's.
-            owner: pidfd of that process; None for the daemon.
-        """
-        try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return  # it has ended by itself
-        try:
-            self._tell(pid, [pidfd] if owner is None else [pidfd, owner])
-        finally:
-            os.close(pidfd)
-
-    def forget(self, pid: int) -> None:
-        """Let a kernel live as long as it likes."""
-        self._tell(pid, [])
-
-    def _tell(self, pid: int, descriptors: Sequence[int]) -> None:
-        message = [str(pid).encode()]
-        if self._sock is not None:
-            with contextlib.suppress(ConnectionError):  # it was killed
-                socket.send_fds(self._sock, message, descriptors)
-                return
-        self._sock = self._start()
-        socket.send_fds(self._sock, message, descriptors)
-
-    def _start(self) -> socket.socket:
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with its:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_GUARD), str(its.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log_file,
-                stderr=self._log_file,
-                pass_fds=[its.fileno()],
-                start_new_session=True,
-            )
-        process.returncode = 0  # it is the reaper that waits for it, not Popen
-        self._reaper.discard(process.pid)
-        return ours
 
 
 @dataclass(slots=True, eq=False)
@@ -201,44 +146,44 @@ class ForeignKernels(Keeper[ForeignKernel]):
             NoStandby: none is there, or none that is as if that process had started it.
             OrderRefused: the directory can't be put into the code.
         """
-        if adoption.unfit:
-            raise NoStandby(adoption.unfit)
         code = adoption.handover_code()
         _check_inherited(client)
         if not self.idle:
             raise NoStandby(self.problem or "starting")
-        self._losses = 0
         kernel = self._release(self.idle[0])
         try:
             _take_limits(client, kernel.pid)
             if code:
                 await self._run(kernel, code)
-            if owner is None:
-                self._guard.forget(kernel.pid)
-            else:
-                self._guard.watch(kernel.pid, owner)
+            self._guard.hand_over(kernel.pid, owner)
         except BaseException as error:
             kernel.kill()
-            if isinstance(error, (OSError, asyncio.TimeoutError, psutil.Error)):
+            if isinstance(error, StandbyLost):
+                self._lose(str(error))
+            if isinstance(error, (OSError, psutil.Error)):
                 raise NoStandby(f"a kernel can't be handed out: {error}") from error
             raise
         kernel.client.stop_channels()
+        self._losses = 0
         return kernel
 
     async def _run(self, kernel: ForeignKernel, code: str) -> None:
-        reply = await kernel.reply(
-            kernel.client.execute(
-                code,
-                silent=True,
-                store_history=False,
-                allow_stdin=False,
-                reply=True,
-                timeout=self._config.acquire_timeout,
-            )
+        timeout = self._config.acquire_timeout
+        request = kernel.client.execute(
+            code,
+            silent=True,
+            store_history=False,
+            allow_stdin=False,
+            reply=True,
+            timeout=timeout,
         )
+        try:
+            reply = await kernel.reply(request)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise StandbyLost(f"{_CODE} did not end within {timeout:g} s") from None
         if reply["status"] != "ok":
             said = f"{reply.get('ename', 'error')}: {reply.get('evalue', '')}"[:_REASON]
-            raise NoStandby(f"the code for the hand-over failed: {said}")
+            raise StandbyLost(f"{_CODE} failed: {said}")
 
     def _release(self, kernel: ForeignKernel) -> ForeignKernel:
         self.idle.remove(kernel)
@@ -268,7 +213,7 @@ class ForeignKernels(Keeper[ForeignKernel]):
 
     async def _start_kernel(self) -> ForeignKernel:
         fingerprint = self._fingerprint
-        path = self._directory / f"kernel-{secrets.token_hex(8)}.json"
+        path = self._directory / _FILE.format(secrets.token_hex(8))
         _, connection = write_connection_file(
             str(path), ip="127.0.0.1", key=secrets.token_hex(32).encode()
         )
@@ -292,19 +237,23 @@ class ForeignKernels(Keeper[ForeignKernel]):
 
     def _popen(self, path: Path, connection: KernelConnectionInfo) -> ForeignKernel:
         command = [part.replace(CONNECTION_FILE, str(path)) for part in self._adoption.command]
-        process = subprocess.Popen(
-            command,
-            cwd=self._adoption.cwd,
-            env=self._adoption.env,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log_file,
-            stderr=self._log_file,
-            start_new_session=True,
-        )
-        process.returncode = 0  # it is the reaper that waits for it, not Popen
         client = AsyncKernelClient(context=zmq.asyncio.Context.instance())
         client.load_connection_info(connection)
-        client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+        try:
+            client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+            process = subprocess.Popen(
+                command,
+                cwd=self._adoption.cwd,
+                env=self._adoption.env,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log_file,
+                stderr=self._log_file,
+                start_new_session=True,
+            )
+        except BaseException:
+            client.stop_channels()
+            raise
+        process.returncode = 0  # it is the reaper that waits for it, not Popen
         return ForeignKernel(process.pid, self._reaper.status(process.pid), connection, client)
 
     def _add(self, kernel: ForeignKernel) -> None:
@@ -321,7 +270,7 @@ class ForeignKernels(Keeper[ForeignKernel]):
 
 def remove_connection_files(directory: Path) -> None:
     """Remove those of kernels a daemon was starting when it was killed."""
-    for path in directory.glob("kernel-*.json"):
+    for path in directory.glob(_FILE.format("*")):
         path.unlink(missing_ok=True)
 
 
@@ -332,12 +281,12 @@ def _fingerprint_of(adoption: Adoption) -> Fingerprint:
     paths = [adoption.kernelspec]
     if executable:
         prefix = glob.escape(os.path.dirname(os.path.dirname(executable)))
-        paths += [executable, *glob.glob(f"{prefix}/lib/python3*/site-packages")]
+        paths += [executable, *glob.glob(f"{prefix}/lib/python3*/*-packages")]
     return Fingerprint(paths)
 
 
 def _check_inherited(client: int) -> None:
-    """Make sure that a process would hand down what the daemon has handed down.
+    """Make sure that a process would hand down what the daemon has handed down, or can change.
 
     Raises:
         NoStandby: it would not.
@@ -346,6 +295,14 @@ def _check_inherited(client: int) -> None:
     for name, value in its.items():
         if value != ours[name]:
             raise NoStandby(f"its {name} is {value}, and the pool's is {ours[name]}")
+    for name, limit in _LIMITS.items():
+        if _highest(client, limit) > _highest(os.getpid(), limit):
+            raise NoStandby(f"its {name} may be higher than the pool's")
+
+
+def _highest(pid: int, limit: int) -> float:
+    _, hard = resource.prlimit(pid, limit)
+    return math.inf if hard == resource.RLIM_INFINITY else hard
 
 
 def _inherited(pid: int) -> dict[str, object]:
@@ -366,5 +323,5 @@ def _take_limits(client: int, kernel: int) -> None:
     """
     for process in (kernel, *psutil.Process(kernel).children(recursive=True)):
         pid = process if isinstance(process, int) else process.pid
-        for limit in _LIMITS:
+        for limit in _LIMITS.values():
             resource.prlimit(pid, limit, resource.prlimit(client, limit))

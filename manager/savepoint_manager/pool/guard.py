@@ -48,8 +48,8 @@ class Kernel:
         """Send a signal to its process group."""
         try:
             os.killpg(self.pid, number)
-        except ProcessLookupError:
-            return  # it has just ended: its pidfd says so next
+        except (ProcessLookupError, PermissionError):
+            return  # it has just ended, and its pidfd says so next; or it is another user's by now
 
 
 class Guard:
@@ -89,10 +89,13 @@ class Guard:
 
     def _look_after(self, kernel: Kernel, ready: set[int]) -> None:
         if kernel.pidfd in ready:
+            if kernel.kill_at is not None:
+                kernel.signal(signal.SIGKILL)  # to those of its group that SIGTERM did not end
             self._forget(kernel)
         elif kernel.kill_at is not None:
             if time.monotonic() >= kernel.kill_at:
                 kernel.signal(signal.SIGKILL)
+                kernel.kill_at += GRACE  # in a system call it may take longer than that
         elif kernel.owner in ready and kernel.owner != self._daemon.fileno():
             self._end(kernel)
 

@@ -47,7 +47,7 @@ class Key:
 
     @property
     def name(self) -> str:
-        """A short name: the same in every daemon."""
+        """A short name: the same in every daemon, but for kernels to adopt (`Adoption.key`)."""
         return hashlib.sha256(repr(self).encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 

@@ -18,6 +18,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,7 @@ from typing import IO, Any, TypeVar, cast
 
 from jupyter_client.connect import KernelConnectionInfo, LocalPortCache, port_names
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from traitlets import Bool, TraitError
+from traitlets import Bool
 
 from savepoint_kernel import launch
 from savepoint_kernel.orders import Order
@@ -46,7 +47,6 @@ from .client import (
 )
 
 Wanted = TypeVar("Wanted", Order, Adoption)
-T = TypeVar("T")
 
 _KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "independent", "kernel_id", "extra_arguments"}
 """What may be asked of a kernel of the pool, of all that Popen can do."""
@@ -54,6 +54,9 @@ _KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "independent", "kernel_id",
 _STREAMS = ("stdin", "stdout", "stderr")
 
 _IMPORTED_BY = os.getpid()
+
+_WORKERS = ThreadPoolExecutor(thread_name_prefix="savepoint-pool")
+"""Not the loop's own: it may have ended when a kernel comes that nobody waits for any more."""
 
 
 class SavepointProvisioner(SandboxProvisioner):
@@ -84,12 +87,11 @@ class SavepointProvisioner(SandboxProvisioner):
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Adopt a kernel of the pool, or prepare the start of one."""
         adoption = await self._adoption(kwargs) if self._asks_pool else None
-        adopted = None
         if adoption is not None:
-            adopted = await _aside(self._from_pool, adopt_kernel, adoption)
-        if adoption is None or adopted is None:
+            self._adopted = await _aside(self._from_pool, adopt_kernel, adoption)
+        if adoption is None or self._adopted is None:
             return await super().pre_launch(**kwargs)
-        self._adopted, connection = adopted
+        connection = self._adopted.connection
         connection["key"] = connection["key"].encode()  # as jupyter_client compares it
         self.connection_info = cast(KernelConnectionInfo, connection)
         self.ports_cached = True  # or a restart would choose others
@@ -137,6 +139,13 @@ class SavepointProvisioner(SandboxProvisioner):
         self._end_is_news = False
         await super().shutdown_requested(restart)
 
+    async def cleanup(self, restart: bool = False) -> None:
+        """Give back what the kernel had, and one that was adopted for a start that has failed."""
+        if self._adopted is not None:
+            self._adopted.discard()
+            self._adopted = None
+        await super().cleanup(restart)
+
     def _connection_to(self, process: PooledProcess) -> KernelConnectionInfo:
         """Return how to connect, after what the kernel has bound."""
         if process.ports:
@@ -153,31 +162,30 @@ class SavepointProvisioner(SandboxProvisioner):
         """Spell the adoption the user wants for this kernelspec; None if it is to be started."""
         manager: Any = self.parent
         specified = self.kernel_spec.argv
-        if launch.split_command(without_shim(specified)[1:]) is not None:
+        env = os.environ if kwargs.get("env") is None else kwargs["env"]
+        if launch.split_command(without_shim(specified)[1:]) is not None or not directory_of(env):
             return None
         # Here, as most front ends start Savepoint's kernels only, and do not need it.
         from .config import adoptions
 
         try:
             code = adoptions().get(manager.kernel_name)
-        except TraitError as error:
+        except Exception as error:  # a file runs, and may raise anything
             self.log.warning("Starting a kernel, as the pool's configuration is wrong: %s", error)
             return None
         if code is None:
             return None
-        formatted = manager.format_kernel_cmd()
-        if len(formatted) != len(specified):
+        # A kernel that runs has read a file of another name: in its place is what no argument has.
+        marked = [part.replace(CONNECTION_FILE, "\0") for part in specified]
+        program, *formatted = manager.format_kernel_cmd(marked)
+        if len(formatted) != 2 * len(specified) - 1:
             self.log.info("Starting a kernel, as its command is not that of the kernelspec")
             return None
-        command = [
-            # A kernel that runs has read a file of another name.
-            given if CONNECTION_FILE in given else part
-            for given, part in zip(specified, formatted, strict=True)
-        ]
+        options = [part.replace("\0", CONNECTION_FILE) for part in formatted[len(specified) :]]
         launched = await super(LocalProvisioner, self).pre_launch(**kwargs)
         order = Order(
-            executable=os.path.expanduser(command[0]),
-            options=command[1:],
+            executable=os.path.expanduser(program),
+            options=options,
             arguments=[],
             connection_file=CONNECTION_FILE,
             cwd=_cwd_of(kwargs),
@@ -187,7 +195,9 @@ class SavepointProvisioner(SandboxProvisioner):
         kernelspec = os.path.join(self.kernel_spec.resource_dir, "kernel.json")
         return Adoption(order, code, kernelspec, _unfit(manager, kwargs))
 
-    def _from_pool(self, get: Callable[[str, Wanted], T], order: Wanted) -> T | None:
+    def _from_pool(
+        self, get: Callable[[str, Wanted], PooledProcess], order: Wanted
+    ) -> PooledProcess | None:
         directory = directory_of(order.env)
         if not directory:
             return None
@@ -205,12 +215,23 @@ class SavepointProvisioner(SandboxProvisioner):
         return None
 
 
-async def _aside(function: Callable[..., T], *arguments: Any) -> T:
-    """Run what blocks on another thread, if there is one."""
-    if os.getpid() == _IMPORTED_BY:
-        return await asyncio.to_thread(function, *arguments)
-    # a fork, whose loop may be its parent's and count on threads that are not here
-    return function(*arguments)
+async def _aside(get: Callable[..., PooledProcess | None], *arguments: Any) -> PooledProcess | None:
+    """Get a kernel on another thread, if there is one."""
+    if os.getpid() != _IMPORTED_BY:
+        # a fork, whose loop may be its parent's and count on threads that are not here
+        return get(*arguments)
+    kernel = _WORKERS.submit(get, *arguments)
+    try:
+        return await asyncio.wrap_future(kernel)
+    except asyncio.CancelledError:
+        kernel.add_done_callback(_discard)
+        raise
+
+
+def _discard(kernel: Future[PooledProcess | None]) -> None:
+    """End a kernel that came when nobody waited for it any more."""
+    if not kernel.cancelled() and (process := kernel.result()):
+        process.discard()
 
 
 def _launch(kwargs: Mapping[str, Any], directory: str, order: Order) -> PooledProcess:
