@@ -85,7 +85,11 @@ def test_second_session_of_a_manager_has_another_sandbox_and_may_be_encrypted() 
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [("os._exit(3)", 3), ("os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV)],
+    [
+        ("os._exit(3)", 3),
+        ("os._exit(128 + signal.SIGSTOP)", 128 + signal.SIGSTOP),  # a signal, but no end
+        ("os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV),
+    ],
 )
 def test_end_is_told_as_it_was(code: str, status: int) -> None:
     with sandboxed() as kernel:
@@ -93,6 +97,21 @@ def test_end_is_told_as_it_was(code: str, status: int) -> None:
         kernel.start(f"import os, signal\n{code}")
         await_end(process.pid)
         assert process.wait() == status
+
+
+def test_output_goes_to_the_front_end_s_log_which_is_out_of_reach(tmp_path: Path) -> None:
+    log = tmp_path / "front-end.log"
+    manager = manager_of()
+    with log.open("a") as stream:
+        manager.start_kernel(env=environ(), stdout=stream, stderr=stream)
+    process = manager.provisioner.process
+    with connected(manager) as kernel:
+        for pid in processes_of(process.pid)[1:]:
+            assert str(log) not in map(os.path.realpath, Path(f"/proc/{pid}/fd").iterdir())
+        kernel.ok("get_ipython().kernel.log.warning('heard')")
+    manager.shutdown_kernel(now=True)
+    manager.context.destroy(linger=0)
+    assert "heard" in log.read_text()
 
 
 @pytest.fixture
