@@ -8,12 +8,12 @@ Threads: whatever jupyter_client runs it on; what waits is left to a worker thre
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -22,6 +22,7 @@ from traitlets import Enum, List, Unicode
 
 from savepoint_kernel.launch import split_command
 
+from ..aside import aside
 from ..exceptions import SandboxUnavailable
 from . import supervisor
 from .bubblewrap import SHARED_DIRECTORY, Session, Wish, command_line, environment
@@ -30,8 +31,6 @@ _WAY_OUT = (
     "No kernel was started: choose a kernelspec without a sandbox, or see docs/sandbox.md, "
     "'When it can't start'."
 )
-
-_IMPORTED_BY = os.getpid()
 
 
 class SandboxProvisioner(LocalProvisioner):
@@ -60,6 +59,7 @@ class SandboxProvisioner(LocalProvisioner):
     ).tag(config=True)
 
     _session: Session | None = None
+    _launched = False
 
     @property
     def sandboxed(self) -> bool:
@@ -67,8 +67,18 @@ class SandboxProvisioner(LocalProvisioner):
         return bool(self.isolation == "sandbox")
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """Choose where the kernel is to be reached before that is written down."""
+        """Choose where the kernel is to be reached before that is written down.
+
+        Raises:
+            SandboxUnavailable: a sandbox can't be made, or its kernelspec did not come with one.
+        """
         if not self.sandboxed:
+            if refuses(self.kernel_spec.argv):
+                raise SandboxUnavailable(
+                    "The kernelspec's command is for kernels in a sandbox, and there is no "
+                    '"isolation": "sandbox" in its kernel_provisioner\'s config',
+                    _WAY_OUT,
+                )
             return await super().pre_launch(**kwargs)
         _bubblewrap()
         if self._session is None:
@@ -79,7 +89,7 @@ class SandboxProvisioner(LocalProvisioner):
             manager.ip = str(self._session.sockets / "kernel")
             return await super().pre_launch(**kwargs)
         except BaseException:
-            self._remove()
+            await self._forsake()
             raise
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
@@ -108,10 +118,7 @@ class SandboxProvisioner(LocalProvisioner):
                 show=self.sandbox_show,
                 variables=[*self.sandbox_variables, *(self.kernel_spec.env or ())],
             )
-            if os.getpid() == _IMPORTED_BY:
-                sandbox, left_out = await asyncio.to_thread(_prepared, session, wish)
-            else:  # a fork, see SavepointProvisioner
-                sandbox, left_out = _prepared(session, wish)
+            sandbox, left_out = await aside(_prepared, session, wish)
             if left_out:
                 self.log.warning(
                     "Not shown in the sandbox, as it has your home directory, other sessions or "
@@ -122,9 +129,9 @@ class SandboxProvisioner(LocalProvisioner):
             command = [sys.executable, "-I", "-S", supervisor.__file__, str(session.root)]
             info = await super().launch_kernel([*command, *sandbox, *cmd], **kwargs)
         except BaseException:
-            self._remove()
+            await self._forsake()
             raise
-        self.cwd = cwd
+        self.cwd, self._launched = cwd, True
         return info
 
     async def send_signal(self, signum: int) -> None:
@@ -136,14 +143,24 @@ class SandboxProvisioner(LocalProvisioner):
         """Remove the sandbox's directories; a restarted kernel finds its files and timeline."""
         await super().cleanup(restart)
         if not restart:
-            self._remove()
+            await self._remove()
 
-    def _remove(self) -> None:
-        session, self._session = self._session, None
+    async def _forsake(self) -> None:
+        """Remove a session that no kernel was in; others are kept, as they can be restarted."""
+        if not self._launched:
+            await self._remove()
+
+    async def _remove(self) -> None:
+        session, self._session, self._launched = self._session, None, False
         if session is not None:
-            supervisor.remove(str(session.root))
+            await aside(supervisor.remove, str(session.root))
             if session.root.exists():
                 self.log.warning("Files of a sandbox are left in %s", session.root)
+
+
+def refuses(command: Sequence[str]) -> bool:
+    """Tell a command that refuses to start without a sandbox, see ``__main__``."""
+    return list(command[1:3]) == ["-m", __package__]
 
 
 def _bubblewrap() -> str:

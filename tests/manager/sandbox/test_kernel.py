@@ -68,6 +68,22 @@ def test_files_and_timeline_outlive_a_restart_and_not_the_session() -> None:
     assert not os.path.exists(kernel.manager.connection_file)
 
 
+def test_restart_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "bwrap"
+    broken.write_text('#!/bin/sh\n[ "$1" = --help ]')
+    broken.chmod(0o700)
+    with sandboxed() as kernel:
+        kernel.ok("from pathlib import Path\nPath.home().joinpath('kept').touch()")
+        with monkeypatch.context() as today:
+            today.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+            with pytest.raises(SandboxUnavailable):
+                kernel.manager.restart_kernel(now=True)
+        kernel.manager.restart_kernel(now=True)
+        with connected(kernel.manager) as again:
+            again.ok("from pathlib import Path")
+            assert again.eval("Path.home().joinpath('kept').exists()") == "True"
+
+
 def test_second_session_of_a_manager_has_another_sandbox_and_may_be_encrypted() -> None:
     manager = manager_of()
     manager.context, manager._created_context = zmq.Context(), False  # it can't be used twice
@@ -220,6 +236,13 @@ def test_where_there_are_no_namespaces_bubblewrap_is_quoted() -> None:
     ).stdout
     assert found.startswith("SandboxUnavailable bubblewrap can't make a sandbox here: bwrap: ")
     assert "When it can't start" in found
+
+
+@pytest.mark.parametrize("config", [{}, {"isolation": "process"}])
+def test_kernelspec_that_lost_its_isolation_starts_nothing(config: dict[str, str]) -> None:
+    manager = manager_of()
+    manager.kernel_spec.metadata["kernel_provisioner"]["config"] = config
+    assert 'there is no "isolation": "sandbox"' in refused(manager)
 
 
 def test_front_end_that_knows_no_provisioners_is_refused() -> None:
