@@ -26,11 +26,7 @@ from ..aside import aside
 from ..exceptions import SandboxUnavailable
 from . import supervisor
 from .bubblewrap import SHARED_DIRECTORY, Session, Wish, command_line, environment
-
-_WAY_OUT = (
-    "No kernel was started: choose a kernelspec without a sandbox, or see docs/sandbox.md, "
-    "'When it can't start'."
-)
+from .interpreter import Interpreter
 
 
 class SandboxProvisioner(LocalProvisioner):
@@ -59,6 +55,7 @@ class SandboxProvisioner(LocalProvisioner):
     ).tag(config=True)
 
     _session: Session | None = None
+    _interpreter: Interpreter | None = None
     _launched = False
 
     @property
@@ -76,8 +73,7 @@ class SandboxProvisioner(LocalProvisioner):
             if refuses(self.kernel_spec.argv):
                 raise SandboxUnavailable(
                     "The kernelspec's command is for kernels in a sandbox, and there is no "
-                    '"isolation": "sandbox" in its kernel_provisioner\'s config',
-                    _WAY_OUT,
+                    '"isolation": "sandbox" in its kernel_provisioner\'s config'
                 )
             return await super().pre_launch(**kwargs)
         _bubblewrap()
@@ -103,14 +99,16 @@ class SandboxProvisioner(LocalProvisioner):
         session, parts = self._session, split_command(cmd[1:])
         try:
             if session is None:
-                raise SandboxUnavailable("pre_launch() was not called", _WAY_OUT)
+                raise SandboxUnavailable("pre_launch() was not called")
             if parts is None:
                 raise SandboxUnavailable(
-                    f"Only Savepoint's kernels can be in a sandbox, not {' '.join(cmd)}", _WAY_OUT
+                    f"Only Savepoint's kernels can be in a sandbox, not {' '.join(cmd)}"
                 )
             cwd = os.path.abspath(os.path.expanduser(kwargs.get("cwd") or "."))
+            if self._interpreter is None:
+                self._interpreter = await aside(Interpreter.ask, cmd[0], kwargs["env"])
             wish = Wish(
-                command=cmd,
+                interpreter=self._interpreter,
                 cwd=cwd,
                 env=kwargs["env"],
                 connection_file=parts[1],
@@ -151,7 +149,8 @@ class SandboxProvisioner(LocalProvisioner):
             await self._remove()
 
     async def _remove(self) -> None:
-        session, self._session, self._launched = self._session, None, False
+        session, self._session = self._session, None
+        self._interpreter, self._launched = None, False
         if session is not None:
             await aside(supervisor.remove, str(session.root))
             if session.root.exists():
@@ -166,13 +165,14 @@ def refuses(command: Sequence[str]) -> bool:
 def _bubblewrap() -> str:
     """Return the path of bwrap."""
     if sys.platform != "linux":
-        raise SandboxUnavailable("Sandboxes need Linux", _WAY_OUT)
+        raise SandboxUnavailable("Sandboxes need Linux")
+    if not hasattr(os, "pidfd_open"):
+        raise SandboxUnavailable("Sandboxes need Linux 5.3 or later, and a Python built on it")
     path = shutil.which("bwrap")
     if path is None:
         raise SandboxUnavailable(
             "Sandboxes need bubblewrap, and there is no program bwrap in PATH: install the "
-            "package bubblewrap (sudo apt install bubblewrap)",
-            _WAY_OUT,
+            "package bubblewrap (sudo apt install bubblewrap)"
         )
     return path
 
@@ -183,7 +183,7 @@ def _prepared(session: Session, wish: Wish) -> tuple[list[str], list[str]]:
     sandbox, left_out = command_line(_bubblewrap(), session, wish)
     # The kernel's own failure would be "Kernel died", and why in some log.
     trial = subprocess.run(
-        [*sandbox, wish.command[0], "-I", "-S", "-c", ""],
+        [*sandbox, wish.interpreter.executable, "-I", "-S", "-c", ""],
         env=environment(wish),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -193,7 +193,6 @@ def _prepared(session: Session, wish: Wish) -> tuple[list[str], list[str]]:
     )
     if trial.returncode:
         raise SandboxUnavailable(
-            f"bubblewrap can't make a sandbox here: {trial.stderr.strip() or trial.returncode}",
-            _WAY_OUT,
+            f"bubblewrap can't make a sandbox here: {trial.stderr.strip() or trial.returncode}"
         )
     return sandbox, left_out
