@@ -23,6 +23,7 @@ from savepoint_kernel.launch import pool_directory
 
 from .guard import guarded, parents, within
 from .interpreter import Interpreter
+from .session import Session
 
 SHARED_DIRECTORY = "read-only"
 """Default for how a kernel sees the directory it is started in."""
@@ -74,49 +75,6 @@ _CONFINED = (
     "--new-session",  # can't type into the front end's terminal; a group to be interrupted
     "--die-with-parent",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """The directories of one sandbox outside of it. All are removed with it.
-
-    Args:
-        root: a directory that only its owner may enter.
-    """
-
-    root: Path
-
-    @classmethod
-    def make(cls) -> Session:
-        """Make the directories."""
-        base = tempfile.gettempdir()
-        if len(os.fsencode(base)) > 60:  # a socket's path may have 107 bytes
-            base = "/tmp"
-        session = cls(Path(tempfile.mkdtemp(prefix="savepoint-", dir=base)).resolve())
-        for directory in (session.home, session.temporary, session.sockets):
-            directory.mkdir(mode=0o700)
-        session.connection_file.touch(mode=0o600)
-        return session
-
-    @property
-    def home(self) -> Path:
-        """Home directory in the sandbox. The timeline's store is in it."""
-        return self.root / "home"
-
-    @property
-    def temporary(self) -> Path:
-        """/tmp in the sandbox. On disk: a tmpfs would be memory that no limit counts."""
-        return self.root / "tmp"
-
-    @property
-    def connection_file(self) -> Path:
-        """The kernel's copy: ipykernel writes into it."""
-        return self.root / "connection.json"
-
-    @property
-    def sockets(self) -> Path:
-        """Sockets of the connection: the only directory with the same path inside and outside."""
-        return self.root / "ipc"
 
 
 @dataclass(frozen=True, slots=True)

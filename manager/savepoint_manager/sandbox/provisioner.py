@@ -25,8 +25,9 @@ from savepoint_kernel.launch import split_command
 from ..aside import aside
 from ..exceptions import SandboxUnavailable
 from . import supervisor
-from .bubblewrap import SHARED_DIRECTORY, Session, Wish, command_line, environment
+from .bubblewrap import SHARED_DIRECTORY, Wish, command_line, environment
 from .interpreter import Interpreter
+from .session import Session
 
 
 class SandboxProvisioner(LocalProvisioner):
@@ -78,7 +79,7 @@ class SandboxProvisioner(LocalProvisioner):
             return await super().pre_launch(**kwargs)
         _bubblewrap()
         if self._session is None:
-            self._session = Session.make()
+            self._session = await aside(Session.make)
         try:
             manager: Any = self.parent
             manager.transport = "ipc"
@@ -152,7 +153,7 @@ class SandboxProvisioner(LocalProvisioner):
         session, self._session = self._session, None
         self._interpreter, self._launched = None, False
         if session is not None:
-            await aside(supervisor.remove, str(session.root))
+            await aside(session.remove)
             if session.root.exists():
                 self.log.warning("Files of a sandbox are left in %s", session.root)
 

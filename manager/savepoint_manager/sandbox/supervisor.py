@@ -16,6 +16,7 @@ Threads: one.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -33,6 +34,7 @@ _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "S
 def main() -> None:
     """Start the sandbox, and stand for the kernel in it."""
     directory, command = sys.argv[1], sys.argv[2:]
+    hold(directory)
     parent = os.environ.get("JPY_PARENT_PID")  # without it the kernel may outlive the front end
     os.environ["JPY_PARENT_PID"] = "1"  # in there; ipykernel watches no process 1
     front_end = os.pidfd_open(os.getppid())
@@ -107,6 +109,13 @@ class _Output:
             written = len(self.waiting)
         self.waiting = self.waiting[written:]
         return True
+
+
+def hold(directory: str) -> int:
+    """Keep others from removing the directory of a sandbox; return the descriptor that does."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
 
 
 def remove(directory: str) -> None:

@@ -151,6 +151,24 @@ def test_nothing_is_left_of_a_front_end_that_was_killed(elsewhere: Pool) -> None
         assert not root.exists()
 
 
+def test_what_is_left_if_the_supervisor_is_killed_too_goes_with_the_next_session(
+    kernel: Kernel, elsewhere: Pool
+) -> None:
+    with elsewhere.front_end(INSTALL) as front_end:
+        root = Path(json.loads(Path(front_end.connection_file).read_text())["ip"]).parents[1]
+        pids = processes_of(front_end.pid)
+        os.kill(front_end.pid, signal.SIGSTOP)
+        front_end.process.kill()
+        front_end.process.wait()
+        os.kill(front_end.pid, signal.SIGKILL)
+        for pid in pids:
+            await_end(pid)
+        assert root.exists()
+    with sandboxed():
+        assert not root.exists()
+        assert root_of(kernel.manager).exists()
+
+
 def test_independent_kernel_outlives_its_front_end_and_then_leaves_nothing(
     elsewhere: Pool,
 ) -> None:
