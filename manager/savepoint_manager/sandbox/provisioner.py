@@ -57,7 +57,7 @@ class SandboxProvisioner(LocalProvisioner):
 
     _session: Session | None = None
     _interpreter: Interpreter | None = None
-    _launched = False
+    _had_kernel = False
 
     @property
     def sandboxed(self) -> bool:
@@ -130,7 +130,7 @@ class SandboxProvisioner(LocalProvisioner):
         except BaseException:
             await self._forsake()
             raise
-        self.cwd, self._launched = cwd, True
+        self.cwd, self._had_kernel = cwd, True
         return info
 
     async def send_signal(self, signum: int) -> None:
@@ -146,12 +146,12 @@ class SandboxProvisioner(LocalProvisioner):
 
     async def _forsake(self) -> None:
         """Remove a session that no kernel was in; others are kept, as they can be restarted."""
-        if not self._launched:
+        if not self._had_kernel:
             await self._remove()
 
     async def _remove(self) -> None:
         session, self._session = self._session, None
-        self._interpreter, self._launched = None, False
+        self._interpreter, self._had_kernel = None, False
         if session is not None:
             await aside(session.remove)
             if session.root.exists():

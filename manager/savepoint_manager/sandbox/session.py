@@ -8,14 +8,17 @@ Threads: any.
 
 from __future__ import annotations
 
-import fcntl
 import os
+import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import supervisor
+
+if sys.platform != "win32":  # where this is imported, and no more
+    import fcntl
 
 _PREFIX = "savepoint-sandbox-"
 

@@ -16,7 +16,6 @@ Threads: one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import select
@@ -24,6 +23,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+
+if sys.platform != "win32":  # where this is imported, and no more
+    import fcntl
 
 KILL = getattr(signal, "SIGRTMIN", 0)
 """Ends the sandbox at once. SIGKILL does too, but then nobody waits until it has ended."""

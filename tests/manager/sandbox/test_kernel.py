@@ -239,6 +239,7 @@ def test_other_kernels_are_not_started() -> None:
     manager = manager_of()
     manager.kernel_spec.argv = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     assert "Only Savepoint's kernels" in refused(manager)
+    assert not root_of(manager).exists()
 
 
 def test_where_there_are_no_namespaces_bubblewrap_is_quoted() -> None:
