@@ -182,16 +182,30 @@ def _prepared(session: Session, wish: Wish) -> tuple[list[str], list[str]]:
     """Spell a sandbox that is known to work."""
     shutil.copyfile(wish.connection_file, session.connection_file)
     sandbox, left_out = command_line(_bubblewrap(), session, wish)
+    filtered, calls = supervisor.filtering(str(session.root))
     # The kernel's own failure would be "Kernel died", and why in some log.
-    trial = subprocess.run(
-        [*sandbox, wish.interpreter.executable, "-I", "-S", "-c", ""],
-        env=environment(wish),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
+    try:
+        trial = subprocess.run(
+            [
+                sandbox[0],
+                *filtered,
+                *sandbox[1:],
+                wish.interpreter.executable,
+                "-I",
+                "-S",
+                "-c",
+                "",
+            ],
+            env=environment(wish),
+            pass_fds=[calls],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+    finally:
+        os.close(calls)
     if trial.returncode:
         raise SandboxUnavailable(
             f"bubblewrap can't make a sandbox here: {trial.stderr.strip() or trial.returncode}"

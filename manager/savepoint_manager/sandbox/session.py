@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import supervisor
+from . import seccomp, supervisor
 
 if sys.platform != "win32":  # where this is imported, and no more
     import fcntl
@@ -50,6 +50,7 @@ class Session:
         for directory in (session.home, session.temporary, session.sockets):
             directory.mkdir(mode=0o700)
         session.connection_file.touch(mode=0o600)
+        (session.root / supervisor.FILTER).write_bytes(seccomp.program())
         return session
 
     def remove(self) -> None:

@@ -30,6 +30,9 @@ if sys.platform != "win32":  # where this is imported, and no more
 KILL = getattr(signal, "SIGRTMIN", 0)
 """Ends the sandbox at once. SIGKILL does too, but then nobody waits until it has ended."""
 
+FILTER = "calls"
+"""File in a session's directory: a filter of system calls, empty if there is none."""
+
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
 
 
@@ -47,17 +50,18 @@ def main() -> None:
         signal.signal(number, lambda number, frame: None)
 
     read, write = os.pipe()
+    filtered, calls = filtering(directory)
     outputs = [_Output(target) for target in (1, 2)]
     # In a session of its own, else a signal to our group would end it.
     sandbox = subprocess.Popen(
-        [command[0], "--info-fd", str(write), *command[1:]],
+        [command[0], "--info-fd", str(write), *filtered, *command[1:]],
         stdin=subprocess.DEVNULL,
         stdout=outputs[0].given,
         stderr=outputs[1].given,
-        pass_fds=[write],
+        pass_fds=[write, calls],
         start_new_session=True,
     )
-    for descriptor in (write, *(output.given for output in outputs)):
+    for descriptor in (write, calls, *(output.given for output in outputs)):
         os.close(descriptor)
     with os.fdopen(read) as info:
         text = info.read()
@@ -118,6 +122,13 @@ def hold(directory: str) -> int:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
+
+
+def filtering(directory: str) -> tuple[list[str], int]:
+    """Return bubblewrap's options for the filter of system calls, and the descriptor they name."""
+    descriptor = os.open(os.path.join(directory, FILTER), os.O_RDONLY)
+    known = os.fstat(descriptor).st_size > 0
+    return ["--seccomp", str(descriptor)] if known else [], descriptor
 
 
 def remove(directory: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from jupyter_core.paths import jupyter_runtime_dir
 
 from savepoint_manager.exceptions import SandboxUnavailable
+from savepoint_manager.sandbox import seccomp
 from tests.kernel.harness import Kernel
 from tests.manager.pool.harness import Pool, connected, environ, open_pool
 
@@ -44,6 +45,23 @@ def test_no_network(kernel: Kernel) -> None:
     with listening(socket.AF_UNIX, "\0savepoint-test") as address:
         code = f"socket.socket(socket.AF_UNIX).connect({address!r})"
         assert "Connection refused" in failure(kernel, code)
+
+
+def test_calls_that_no_namespace_confines(kernel: Kernel) -> None:
+    assert "Address family not supported" in failure(kernel, "socket.socket(socket.AF_VSOCK)")
+    kernel.ok(
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "def error_of(number, *arguments):\n"
+        "    ctypes.set_errno(0)\n"
+        "    libc.syscall(number, *arguments)\n"
+        "    return os.strerror(ctypes.get_errno())"
+    )
+    _, keys, io_uring, _ = seccomp._NUMBERS[os.uname().machine]
+    for number in keys:
+        assert kernel.eval(f"error_of({number}, 0, 0, 0, 0, 0)") == "'Operation not permitted'"
+    for number in (io_uring, seccomp._X32):
+        assert kernel.eval(f"error_of({number}, 0, 0)") == "'Function not implemented'"
 
 
 @pytest.mark.parametrize("place", ["/", "/dev", "/etc", "/usr", sys.prefix, "."])

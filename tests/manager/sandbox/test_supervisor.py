@@ -29,6 +29,7 @@ def command_of(directory: Path, bubblewrap: str) -> list[str]:
     program.chmod(0o700)
     root = directory / "session"
     root.mkdir()
+    (root / supervisor.FILTER).touch()
     return [sys.executable, "-I", "-S", supervisor.__file__, str(root), str(program)]
 
 
