@@ -21,6 +21,7 @@ from jupyter_core.paths import jupyter_config_path, jupyter_data_dir, jupyter_ru
 
 from savepoint_kernel.launch import pool_directory
 
+from ..exceptions import SandboxUnavailable
 from .guard import guarded, parents, within
 from .interpreter import Interpreter
 from .session import Session
@@ -124,7 +125,8 @@ def command_line(bubblewrap: str, session: Session, wish: Wish) -> tuple[list[st
         are not shown, as the home directory or other sessions would be with them.
 
     Raises:
-        SandboxUnavailable: what runs outside is in a writable directory, and can be replaced.
+        SandboxUnavailable: what runs outside is in a writable directory, and can be replaced; or
+            the session has links where something is to be shown.
     """
     home = _home(wish.env)
     private = _private(wish)
@@ -186,7 +188,8 @@ def command_line(bubblewrap: str, session: Session, wish: Wish) -> tuple[list[st
     # In directories that the session keeps a link would be there already the next time.
     kept = {home, "/tmp"}
     fresh = {os.path.dirname(link) for link in links if any(within(link, place) for place in kept)}
-    for path in sorted(fresh - kept):
+    fresh -= kept
+    for path in sorted(fresh):
         arguments += ("--tmpfs", path)
     for link, target in links.items():
         if os.path.dirname(link) not in kept:
@@ -197,8 +200,10 @@ def command_line(bubblewrap: str, session: Session, wish: Wish) -> tuple[list[st
         arguments += ("--tmpfs", path)
     arguments += ("--bind", str(session.sockets), str(session.sockets))
     arguments += ("--bind", str(session.connection_file), wish.connection_file)
-    for path in (*masked, *sorted(fresh - kept)):
+    for path in (*masked, *sorted(fresh)):
         arguments += ("--remount-ro", path)
+    own = (str(session.sockets), wish.connection_file)
+    _refuse_links((home, *fresh, *mounts, *masked, *own), home, session)
     starts_in = wish.cwd if wish.cwd in wanted else home
     arguments += ("--remount-ro", "/", "--chdir", starts_in)
     return arguments, left_out
@@ -231,6 +236,23 @@ def _masked(shown: Iterable[str], private: Iterable[str]) -> list[str]:
             if within(path, real) and os.path.isdir(path) and not within_another:
                 covered.append(at)
     return covered
+
+
+def _refuse_links(places: Iterable[str], home: str, session: Session) -> None:
+    """Refuse links that the session left where it will be bound to: bubblewrap follows them.
+
+    They lead anywhere outside, where it would make a directory to bind to.
+    """
+    for place in places:
+        for inside, outside in ((home, session.home), ("/tmp", session.temporary)):
+            if within(place, inside) and place != inside:
+                there = os.path.join(outside, os.path.relpath(place, inside))
+                if os.path.realpath(there) != there:
+                    raise SandboxUnavailable(
+                        f"Code in the sandbox has put a link on the way to {place}. Start another "
+                        "session instead of this one"
+                    )
+                break
 
 
 def _bind_of(path: str, shown: Mapping[str, str]) -> str | None:

@@ -183,19 +183,11 @@ def _prepared(session: Session, wish: Wish) -> tuple[list[str], list[str]]:
     shutil.copyfile(wish.connection_file, session.connection_file)
     sandbox, left_out = command_line(_bubblewrap(), session, wish)
     filtered, calls = supervisor.filtering(str(session.root))
+    command = [sandbox[0], *filtered, *sandbox[1:], wish.interpreter.executable]
     # The kernel's own failure would be "Kernel died", and why in some log.
     try:
         trial = subprocess.run(
-            [
-                sandbox[0],
-                *filtered,
-                *sandbox[1:],
-                wish.interpreter.executable,
-                "-I",
-                "-S",
-                "-c",
-                "",
-            ],
+            [*command, "-I", "-S", "-c", ""],
             env=environment(wish),
             pass_fds=[calls],
             stdin=subprocess.DEVNULL,

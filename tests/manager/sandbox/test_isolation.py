@@ -171,6 +171,24 @@ def test_restart_runs_nothing_outside(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+@pytest.mark.parametrize("place", ["notebooks", "session"])
+def test_link_that_a_session_leaves_is_not_followed_outside(tmp_path: Path, place: str) -> None:
+    home, outside = tmp_path / "home", tmp_path / "outside"
+    (home / "work" / "notebooks").mkdir(parents=True)
+    outside.mkdir()
+    with sandboxed(home / "work" / "notebooks", environ(HOME=str(home))) as kernel:
+        way = home / "work" if place == "notebooks" else root_of(kernel.manager)
+        # Where bubblewrap has the system while it makes a sandbox.
+        kernel.ok(
+            "import os\n"
+            f"os.rename({str(way)!r}, {str(way) + '2'!r})\n"
+            f"os.symlink({'/oldroot' + str(outside)!r}, {str(way)!r})"
+        )
+        with pytest.raises(SandboxUnavailable, match="has put a link on the way to"):
+            kernel.manager.restart_kernel(now=True)
+    assert not any(outside.iterdir())
+
+
 def test_packages_behind_a_link_are_found_and_a_site_that_prints_is_no_harm(tmp_path: Path) -> None:
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "sitecustomize.py").write_text("print('[hello', end='')")
