@@ -86,9 +86,12 @@ class KernelStartTimeout(TimeoutError):
 class SandboxUnavailable(RuntimeError):
     """A kernel that must be in a sandbox was not started, as there can be none."""
 
-    def __init__(self, reason: str, way_out: str) -> None:
+    def __init__(self, reason: str) -> None:
         """Say why, and what can be done."""
-        super().__init__(f"{reason}. {way_out}")
+        super().__init__(
+            f"{reason}. No kernel was started: choose a kernelspec without a sandbox, or see "
+            "docs/sandbox.md, 'When it can't start'."
+        )
 
 
 class WarmupFailed(RuntimeError):

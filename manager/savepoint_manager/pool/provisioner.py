@@ -32,9 +32,8 @@ from traitlets import Bool
 from savepoint_kernel import launch
 from savepoint_kernel.orders import Order
 
-from .. import sandbox
 from ..causes import OutOfMemory, cause_of, oom_counter
-from ..sandbox.provisioner import SandboxProvisioner
+from ..sandbox.provisioner import SandboxProvisioner, refuses
 from .adoption import CONNECTION_FILE, Adoption
 from .client import (
     NoPool,
@@ -247,7 +246,7 @@ def without_shim(command: Sequence[str]) -> list[str]:
 
     That is the shim, or the refusal to start without a sandbox.
     """
-    if list(command[1:3]) == ["-m", sandbox.__name__]:
+    if refuses(command):
         return [command[0], *command[3:]]
     isolated, script = list(command[1:3]) == ["-I", "-S"], Path(*command[3:4]).name
     if isolated and script == Path(launch.__file__).name:

@@ -9,7 +9,6 @@ Threads: any.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tempfile
@@ -21,6 +20,11 @@ from pathlib import Path
 from jupyter_core.paths import jupyter_config_path, jupyter_data_dir, jupyter_runtime_dir
 
 from savepoint_kernel.launch import pool_directory
+
+from ..exceptions import SandboxUnavailable
+from .guard import guarded, parents, within
+from .interpreter import Interpreter
+from .session import Session
 
 SHARED_DIRECTORY = "read-only"
 """Default for how a kernel sees the directory it is started in."""
@@ -44,9 +48,20 @@ _NEVER = ("/proc", "/sys", "/dev", "/run/user")
 _VARIABLES = frozenset(
     """
     COLORTERM JPY_SESSION_NAME LANG LANGUAGE LOGNAME MPLBACKEND NO_COLOR PATH TERM TZ USER
+
+    LC_ADDRESS LC_ALL LC_COLLATE LC_CTYPE LC_IDENTIFICATION LC_MEASUREMENT LC_MESSAGES LC_MONETARY
+    LC_NAME LC_NUMERIC LC_PAPER LC_TELEPHONE LC_TIME
+
+    PYTHONASYNCIODEBUG PYTHONBREAKPOINT PYTHONCASEOK PYTHONCOERCECLOCALE PYTHONDEBUG PYTHONDEVMODE
+    PYTHONDONTWRITEBYTECODE PYTHONFAULTHANDLER PYTHONHASHSEED PYTHONHOME PYTHONINTMAXSTRDIGITS
+    PYTHONIOENCODING PYTHONMALLOC PYTHONMALLOCSTATS PYTHONNODEBUGRANGES PYTHONNOUSERSITE
+    PYTHONOPTIMIZE PYTHONPATH PYTHONPERFSUPPORT PYTHONPLATLIBDIR PYTHONPROFILEIMPORTTIME
+    PYTHONPYCACHEPREFIX PYTHONSAFEPATH PYTHONTRACEMALLOC PYTHONUNBUFFERED PYTHONUSERBASE PYTHONUTF8
+    PYTHONVERBOSE PYTHONWARNDEFAULTENCODING PYTHONWARNINGS PYTHON_COLORS PYTHON_CPU_COUNT
+    PYTHON_FROZEN_MODULES PYTHON_GIL PYTHON_JIT
     """.split()
 )
-_VARIABLE_PREFIXES = ("LC_", "MKL_", "NUMBA_", "NUMEXPR_", "OMP_", "OPENBLAS_", "PYTHON")
+_VARIABLE_PREFIXES = ("MKL_", "NUMBA_", "NUMEXPR_", "OMP_", "OPENBLAS_")
 """Of the environment: what says how, not who. Tokens have names that nobody can list."""
 
 _CONFINED = (
@@ -62,61 +77,13 @@ _CONFINED = (
     "--die-with-parent",
 )
 
-_ASK = (
-    "import json, sys;"
-    "print(json.dumps([sys.prefix, sys.base_prefix, sys.exec_prefix, *filter(None, sys.path)]))"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """The directories of one sandbox outside of it. All are removed with it.
-
-    Args:
-        root: a directory that only its owner may enter.
-    """
-
-    root: Path
-
-    @classmethod
-    def make(cls) -> Session:
-        """Make the directories."""
-        base = tempfile.gettempdir()
-        if len(os.fsencode(base)) > 60:  # a socket's path may have 107 bytes
-            base = "/tmp"
-        session = cls(Path(tempfile.mkdtemp(prefix="savepoint-", dir=base)).resolve())
-        for directory in (session.home, session.temporary, session.sockets):
-            directory.mkdir(mode=0o700)
-        session.connection_file.touch(mode=0o600)
-        return session
-
-    @property
-    def home(self) -> Path:
-        """Home directory in the sandbox. The timeline's store is in it."""
-        return self.root / "home"
-
-    @property
-    def temporary(self) -> Path:
-        """/tmp in the sandbox. On disk: a tmpfs would be memory that no limit counts."""
-        return self.root / "tmp"
-
-    @property
-    def connection_file(self) -> Path:
-        """The kernel's copy: ipykernel writes into it."""
-        return self.root / "connection.json"
-
-    @property
-    def sockets(self) -> Path:
-        """Sockets of the connection: the only directory with the same path inside and outside."""
-        return self.root / "ipc"
-
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What a kernel is to find in its sandbox, and how it is to be started.
 
     Args:
-        command: of the kernel; the interpreter first.
+        interpreter: of the kernel.
         cwd: directory the front end wants it to start in.
         env: all of the environment that the front end has for it.
         connection_file: the kernel's own.
@@ -125,7 +92,7 @@ class Wish:
         variables: names of variables that are let in, beside those that always are.
     """
 
-    command: Sequence[str]
+    interpreter: Interpreter
     cwd: str
     env: Mapping[str, str]
     connection_file: str
@@ -156,6 +123,10 @@ def command_line(bubblewrap: str, session: Session, wish: Wish) -> tuple[list[st
     Returns:
         The command up to what runs in the sandbox, and the directories that were asked for and
         are not shown, as the home directory or other sessions would be with them.
+
+    Raises:
+        SandboxUnavailable: what runs outside is in a writable directory, and can be replaced; or
+            the session has links where something is to be shown.
     """
     home = _home(wish.env)
     private = _private(wish)
@@ -165,17 +136,22 @@ def command_line(bubblewrap: str, session: Session, wish: Wish) -> tuple[list[st
 
     def may_be_shown(path: str) -> bool:
         return not any(
-            any(_within(place, form) for place in (*above, *_NEVER))
-            or any(_within(form, place) for place in (*private, *_NEVER))
+            any(within(place, form) for place in (*above, *_NEVER))
+            or any(within(form, place) for place in (*private, *_NEVER))
             for form in (path, os.path.realpath(path))
         )
 
-    read_only = [*_of_interpreter(wish.command[0], wish.env), *wish.show]
-    wanted = {os.path.abspath(os.path.expanduser(path)): "--ro-bind" for path in read_only}
+    read_only = [*wish.interpreter.places, *wish.show]
+    asked = {os.path.abspath(os.path.expanduser(path)): "--ro-bind" for path in read_only}
     if wish.directory != "hidden":
-        wanted[wish.cwd] = "--bind" if wish.directory == "writable" else "--ro-bind"
-    wanted = {path: bind for path, bind in wanted.items() if os.path.exists(path)}
-    left_out = [path for path in wanted if not may_be_shown(path)]
+        asked[wish.cwd] = "--bind" if wish.directory == "writable" else "--ro-bind"
+    asked = {path: bind for path, bind in asked.items() if os.path.exists(path)}
+    left_out = [path for path in asked if not may_be_shown(path)]
+    wanted = {path: bind for path, bind in asked.items() if path not in left_out}
+    # A link that is shown as part of something leads there.
+    wanted = {os.path.realpath(path): "--ro-bind" for path in wanted if path != wish.cwd} | wanted
+    if wanted.get(wish.cwd) == "--bind":
+        wanted |= dict.fromkeys(guarded(wish.cwd, wish.interpreter), "--ro-bind")
 
     arguments = [bubblewrap, *_CONFINED, *_optional(bubblewrap)]
     shown: dict[str, str] = {}
@@ -187,22 +163,48 @@ def command_line(bubblewrap: str, session: Session, wish: Wish) -> tuple[list[st
             shown[path] = "--ro-bind"
     # Sysctls belong to root, and obey a front end that is root whatever its privileges.
     arguments += ("--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev")
+    arguments += ("--tmpfs", "/dev/shm", "--remount-ro", "/dev")
     arguments += ("--bind", str(session.temporary), "/tmp", "--symlink", "/tmp", "/var/tmp")
     arguments += ("--bind", str(session.home), home)
+    mounts: dict[str, str] = {}
     # Outer ones first: an environment in a directory that may be written to is not for writing.
-    for path in sorted(wanted.keys() - left_out, key=lambda path: len(Path(path).parts)):
-        around = [place for place in shown if _within(path, place)]
-        if not around or shown[max(around, key=len)] != wanted[path]:
-            arguments += (wanted[path], path, path)
-            shown[path] = wanted[path]
+    for path in sorted(wanted, key=_depth):
+        if _bind_of(path, shown) != wanted[path]:
+            mounts[path] = shown[path] = wanted[path]
+    pool = pool_directory(wish.env)
+    if pool and any(within(os.path.realpath(pool), os.path.realpath(place)) for place in shown):
+        os.makedirs(pool, mode=0o700, exist_ok=True)  # what comes later can't be covered
     masked = _masked(shown, private)
+    if wish.directory == "writable":
+        # Bound onto itself, as a directory that is a mount can't be renamed.
+        for path in parents((*mounts, *masked), wish.cwd):
+            if _bind_of(path, shown) == "--bind":
+                mounts[path] = "--bind"
+    links = {
+        link: target
+        for link, target in wish.interpreter.links.items()
+        if _bind_of(link, shown) is None
+    }
+    # In directories that the session keeps a link would be there already the next time.
+    kept = {home, "/tmp"}
+    fresh = {os.path.dirname(link) for link in links if any(within(link, place) for place in kept)}
+    fresh -= kept
+    for path in sorted(fresh):
+        arguments += ("--tmpfs", path)
+    for link, target in links.items():
+        if os.path.dirname(link) not in kept:
+            arguments += ("--symlink", target, link)
+    for path in sorted(mounts, key=_depth):
+        arguments += (mounts[path], path, path)
     for path in masked:
         arguments += ("--tmpfs", path)
     arguments += ("--bind", str(session.sockets), str(session.sockets))
     arguments += ("--bind", str(session.connection_file), wish.connection_file)
-    for path in masked:
+    for path in (*masked, *sorted(fresh)):
         arguments += ("--remount-ro", path)
-    starts_in = wish.cwd if wish.cwd in wanted and wish.cwd not in left_out else home
+    own = (str(session.sockets), wish.connection_file)
+    _refuse_links((home, *fresh, *mounts, *masked, *own), home, session)
+    starts_in = wish.cwd if wish.cwd in wanted else home
     arguments += ("--remount-ro", "/", "--chdir", starts_in)
     return arguments, left_out
 
@@ -218,23 +220,9 @@ def _private(wish: Wish) -> set[str]:
     paths = {jupyter_runtime_dir(), jupyter_data_dir(), *jupyter_config_path()}
     paths |= {pool_directory(wish.env)} - {""}
     others = os.path.dirname(wish.connection_file)  # usually one of these; or where all kinds are
-    if not _within(wish.cwd, others) and not _within(tempfile.gettempdir(), others):
+    if not within(wish.cwd, others) and not within(tempfile.gettempdir(), others):
         paths.add(others)
     return paths | {os.path.realpath(path) for path in paths}
-
-
-def _of_interpreter(executable: str, env: Mapping[str, str]) -> list[str]:
-    """Return where an interpreter has its library and packages."""
-    found: list[str] = []
-    path = Path(executable)
-    while path.is_symlink():  # of an environment, of a version: each link must be there
-        found.append(str(path.parent.parent))
-        path = path.parent / os.readlink(path)
-    # Where packages are is asked in a directory without any: "" and PYTHONPATH=. are the cwd.
-    answer = subprocess.run(
-        [executable, "-c", _ASK], env=dict(env), cwd="/", stdout=subprocess.PIPE, check=True
-    )
-    return [*json.loads(answer.stdout), *found, str(path.parent.parent)]
 
 
 def _masked(shown: Iterable[str], private: Iterable[str]) -> list[str]:
@@ -244,14 +232,37 @@ def _masked(shown: Iterable[str], private: Iterable[str]) -> list[str]:
         for place in shown:
             real = os.path.realpath(place)
             at = os.path.normpath(os.path.join(place, os.path.relpath(path, real)))
-            within_another = any(_within(at, other) for other in covered)
-            if _within(path, real) and os.path.isdir(path) and not within_another:
+            within_another = any(within(at, other) for other in covered)
+            if within(path, real) and os.path.isdir(path) and not within_another:
                 covered.append(at)
     return covered
 
 
-def _within(path: str, place: str) -> bool:
-    return path == place or path.startswith(place.rstrip("/") + "/")
+def _refuse_links(places: Iterable[str], home: str, session: Session) -> None:
+    """Refuse links that the session left where it will be bound to: bubblewrap follows them.
+
+    They lead anywhere outside, where it would make a directory to bind to.
+    """
+    for place in places:
+        for inside, outside in ((home, session.home), ("/tmp", session.temporary)):
+            if within(place, inside) and place != inside:
+                there = os.path.join(outside, os.path.relpath(place, inside))
+                if os.path.realpath(there) != there:
+                    raise SandboxUnavailable(
+                        f"Code in the sandbox has put a link on the way to {place}. Start another "
+                        "session instead of this one"
+                    )
+                break
+
+
+def _bind_of(path: str, shown: Mapping[str, str]) -> str | None:
+    """Return how a path is shown; None if it is not."""
+    around = [place for place in shown if within(path, place)]
+    return shown[max(around, key=len)] if around else None
+
+
+def _depth(path: str) -> int:
+    return len(Path(path).parts)
 
 
 @cache

@@ -8,12 +8,12 @@ Threads: whatever jupyter_client runs it on; what waits is left to a worker thre
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -22,16 +22,12 @@ from traitlets import Enum, List, Unicode
 
 from savepoint_kernel.launch import split_command
 
+from ..aside import aside
 from ..exceptions import SandboxUnavailable
 from . import supervisor
-from .bubblewrap import SHARED_DIRECTORY, Session, Wish, command_line, environment
-
-_WAY_OUT = (
-    "No kernel was started: choose a kernelspec without a sandbox, or see docs/sandbox.md, "
-    "'When it can't start'."
-)
-
-_IMPORTED_BY = os.getpid()
+from .bubblewrap import SHARED_DIRECTORY, Wish, command_line, environment
+from .interpreter import Interpreter
+from .session import Session
 
 
 class SandboxProvisioner(LocalProvisioner):
@@ -60,6 +56,8 @@ class SandboxProvisioner(LocalProvisioner):
     ).tag(config=True)
 
     _session: Session | None = None
+    _interpreter: Interpreter | None = None
+    _had_kernel = False
 
     @property
     def sandboxed(self) -> bool:
@@ -67,19 +65,28 @@ class SandboxProvisioner(LocalProvisioner):
         return bool(self.isolation == "sandbox")
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """Choose where the kernel is to be reached before that is written down."""
+        """Choose where the kernel is to be reached before that is written down.
+
+        Raises:
+            SandboxUnavailable: a sandbox can't be made, or its kernelspec did not come with one.
+        """
         if not self.sandboxed:
+            if refuses(self.kernel_spec.argv):
+                raise SandboxUnavailable(
+                    "The kernelspec's command is for kernels in a sandbox, and there is no "
+                    '"isolation": "sandbox" in its kernel_provisioner\'s config'
+                )
             return await super().pre_launch(**kwargs)
         _bubblewrap()
         if self._session is None:
-            self._session = Session.make()
+            self._session = await aside(Session.make)
         try:
             manager: Any = self.parent
             manager.transport = "ipc"
             manager.ip = str(self._session.sockets / "kernel")
             return await super().pre_launch(**kwargs)
         except BaseException:
-            self._remove()
+            await self._forsake()
             raise
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
@@ -93,14 +100,16 @@ class SandboxProvisioner(LocalProvisioner):
         session, parts = self._session, split_command(cmd[1:])
         try:
             if session is None:
-                raise SandboxUnavailable("pre_launch() was not called", _WAY_OUT)
+                raise SandboxUnavailable("pre_launch() was not called")
             if parts is None:
                 raise SandboxUnavailable(
-                    f"Only Savepoint's kernels can be in a sandbox, not {' '.join(cmd)}", _WAY_OUT
+                    f"Only Savepoint's kernels can be in a sandbox, not {' '.join(cmd)}"
                 )
             cwd = os.path.abspath(os.path.expanduser(kwargs.get("cwd") or "."))
+            if self._interpreter is None:
+                self._interpreter = await aside(Interpreter.ask, cmd[0], kwargs["env"])
             wish = Wish(
-                command=cmd,
+                interpreter=self._interpreter,
                 cwd=cwd,
                 env=kwargs["env"],
                 connection_file=parts[1],
@@ -108,10 +117,7 @@ class SandboxProvisioner(LocalProvisioner):
                 show=self.sandbox_show,
                 variables=[*self.sandbox_variables, *(self.kernel_spec.env or ())],
             )
-            if os.getpid() == _IMPORTED_BY:
-                sandbox, left_out = await asyncio.to_thread(_prepared, session, wish)
-            else:  # a fork, see SavepointProvisioner
-                sandbox, left_out = _prepared(session, wish)
+            sandbox, left_out = await aside(_prepared, session, wish)
             if left_out:
                 self.log.warning(
                     "Not shown in the sandbox, as it has your home directory, other sessions or "
@@ -122,9 +128,9 @@ class SandboxProvisioner(LocalProvisioner):
             command = [sys.executable, "-I", "-S", supervisor.__file__, str(session.root)]
             info = await super().launch_kernel([*command, *sandbox, *cmd], **kwargs)
         except BaseException:
-            self._remove()
+            await self._forsake()
             raise
-        self.cwd = cwd
+        self.cwd, self._had_kernel = cwd, True
         return info
 
     async def send_signal(self, signum: int) -> None:
@@ -136,26 +142,38 @@ class SandboxProvisioner(LocalProvisioner):
         """Remove the sandbox's directories; a restarted kernel finds its files and timeline."""
         await super().cleanup(restart)
         if not restart:
-            self._remove()
+            await self._remove()
 
-    def _remove(self) -> None:
+    async def _forsake(self) -> None:
+        """Remove a session that no kernel was in; others are kept, as they can be restarted."""
+        if not self._had_kernel:
+            await self._remove()
+
+    async def _remove(self) -> None:
         session, self._session = self._session, None
+        self._interpreter, self._had_kernel = None, False
         if session is not None:
-            supervisor.remove(str(session.root))
+            await aside(session.remove)
             if session.root.exists():
                 self.log.warning("Files of a sandbox are left in %s", session.root)
+
+
+def refuses(command: Sequence[str]) -> bool:
+    """Tell a command that refuses to start without a sandbox, see ``__main__``."""
+    return list(command[1:3]) == ["-m", __package__]
 
 
 def _bubblewrap() -> str:
     """Return the path of bwrap."""
     if sys.platform != "linux":
-        raise SandboxUnavailable("Sandboxes need Linux", _WAY_OUT)
+        raise SandboxUnavailable("Sandboxes need Linux")
+    if not hasattr(os, "pidfd_open"):
+        raise SandboxUnavailable("Sandboxes need Linux 5.3 or later, and a Python built on it")
     path = shutil.which("bwrap")
     if path is None:
         raise SandboxUnavailable(
             "Sandboxes need bubblewrap, and there is no program bwrap in PATH: install the "
-            "package bubblewrap (sudo apt install bubblewrap)",
-            _WAY_OUT,
+            "package bubblewrap (sudo apt install bubblewrap)"
         )
     return path
 
@@ -164,19 +182,24 @@ def _prepared(session: Session, wish: Wish) -> tuple[list[str], list[str]]:
     """Spell a sandbox that is known to work."""
     shutil.copyfile(wish.connection_file, session.connection_file)
     sandbox, left_out = command_line(_bubblewrap(), session, wish)
+    filtered, calls = supervisor.filtering(str(session.root))
+    command = [sandbox[0], *filtered, *sandbox[1:], wish.interpreter.executable]
     # The kernel's own failure would be "Kernel died", and why in some log.
-    trial = subprocess.run(
-        [*sandbox, wish.command[0], "-I", "-S", "-c", ""],
-        env=environment(wish),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
+    try:
+        trial = subprocess.run(
+            [*command, "-I", "-S", "-c", ""],
+            env=environment(wish),
+            pass_fds=[calls],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+    finally:
+        os.close(calls)
     if trial.returncode:
         raise SandboxUnavailable(
-            f"bubblewrap can't make a sandbox here: {trial.stderr.strip() or trial.returncode}",
-            _WAY_OUT,
+            f"bubblewrap can't make a sandbox here: {trial.stderr.strip() or trial.returncode}"
         )
     return sandbox, left_out

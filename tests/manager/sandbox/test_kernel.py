@@ -68,6 +68,22 @@ def test_files_and_timeline_outlive_a_restart_and_not_the_session() -> None:
     assert not os.path.exists(kernel.manager.connection_file)
 
 
+def test_restart_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "bwrap"
+    broken.write_text('#!/bin/sh\n[ "$1" = --help ]')
+    broken.chmod(0o700)
+    with sandboxed() as kernel:
+        kernel.ok("from pathlib import Path\nPath.home().joinpath('kept').touch()")
+        with monkeypatch.context() as today:
+            today.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+            with pytest.raises(SandboxUnavailable):
+                kernel.manager.restart_kernel(now=True)
+        kernel.manager.restart_kernel(now=True)
+        with connected(kernel.manager) as again:
+            again.ok("from pathlib import Path")
+            assert again.eval("Path.home().joinpath('kept').exists()") == "True"
+
+
 def test_second_session_of_a_manager_has_another_sandbox_and_may_be_encrypted() -> None:
     manager = manager_of()
     manager.context, manager._created_context = zmq.Context(), False  # it can't be used twice
@@ -85,7 +101,11 @@ def test_second_session_of_a_manager_has_another_sandbox_and_may_be_encrypted() 
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [("os._exit(3)", 3), ("os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV)],
+    [
+        ("os._exit(3)", 3),
+        ("os._exit(128 + signal.SIGSTOP)", 128 + signal.SIGSTOP),  # a signal, but no end
+        ("os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV),
+    ],
 )
 def test_end_is_told_as_it_was(code: str, status: int) -> None:
     with sandboxed() as kernel:
@@ -93,6 +113,21 @@ def test_end_is_told_as_it_was(code: str, status: int) -> None:
         kernel.start(f"import os, signal\n{code}")
         await_end(process.pid)
         assert process.wait() == status
+
+
+def test_output_goes_to_the_front_end_s_log_which_is_out_of_reach(tmp_path: Path) -> None:
+    log = tmp_path / "front-end.log"
+    manager = manager_of()
+    with log.open("a") as stream:
+        manager.start_kernel(env=environ(), stdout=stream, stderr=stream)
+    process = manager.provisioner.process
+    with connected(manager) as kernel:
+        for pid in processes_of(process.pid)[1:]:
+            assert str(log) not in map(os.path.realpath, Path(f"/proc/{pid}/fd").iterdir())
+        kernel.ok("get_ipython().kernel.log.warning('heard')")
+    manager.shutdown_kernel(now=True)
+    manager.context.destroy(linger=0)
+    assert "heard" in log.read_text()
 
 
 @pytest.fixture
@@ -114,6 +149,24 @@ def test_nothing_is_left_of_a_front_end_that_was_killed(elsewhere: Pool) -> None
         for pid in pids:
             await_end(pid)
         assert not root.exists()
+
+
+def test_what_is_left_if_the_supervisor_is_killed_too_goes_with_the_next_session(
+    kernel: Kernel, elsewhere: Pool
+) -> None:
+    with elsewhere.front_end(INSTALL) as front_end:
+        root = Path(json.loads(Path(front_end.connection_file).read_text())["ip"]).parents[1]
+        pids = processes_of(front_end.pid)
+        os.kill(front_end.pid, signal.SIGSTOP)
+        front_end.process.kill()
+        front_end.process.wait()
+        os.kill(front_end.pid, signal.SIGKILL)
+        for pid in pids:
+            await_end(pid)
+        assert root.exists()
+    with sandboxed():
+        assert not root.exists()
+        assert root_of(kernel.manager).exists()
 
 
 def test_independent_kernel_outlives_its_front_end_and_then_leaves_nothing(
@@ -186,6 +239,7 @@ def test_other_kernels_are_not_started() -> None:
     manager = manager_of()
     manager.kernel_spec.argv = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     assert "Only Savepoint's kernels" in refused(manager)
+    assert not root_of(manager).exists()
 
 
 def test_where_there_are_no_namespaces_bubblewrap_is_quoted() -> None:
@@ -201,6 +255,13 @@ def test_where_there_are_no_namespaces_bubblewrap_is_quoted() -> None:
     ).stdout
     assert found.startswith("SandboxUnavailable bubblewrap can't make a sandbox here: bwrap: ")
     assert "When it can't start" in found
+
+
+@pytest.mark.parametrize("config", [{}, {"isolation": "process"}])
+def test_kernelspec_that_lost_its_isolation_starts_nothing(config: dict[str, str]) -> None:
+    manager = manager_of()
+    manager.kernel_spec.metadata["kernel_provisioner"]["config"] = config
+    assert 'there is no "isolation": "sandbox"' in refused(manager)
 
 
 def test_front_end_that_knows_no_provisioners_is_refused() -> None:
