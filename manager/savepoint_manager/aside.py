@@ -15,11 +15,16 @@ T = TypeVar("T")
 _IMPORTED_BY = os.getpid()
 
 
-async def aside(function: Callable[..., T], *arguments: object) -> T:
-    """Run what blocks on another thread, and in a fork here.
+def is_fork() -> bool:
+    """Tell whether this process was forked after its imports.
 
     A fork's loop may be its parent's, and count on threads that are not in the fork.
     """
-    if os.getpid() == _IMPORTED_BY:
-        return await asyncio.to_thread(function, *arguments)
-    return function(*arguments)
+    return os.getpid() != _IMPORTED_BY
+
+
+async def aside(function: Callable[..., T], *arguments: object) -> T:
+    """Run what blocks on another thread, and in a fork here."""
+    if is_fork():
+        return function(*arguments)
+    return await asyncio.to_thread(function, *arguments)

@@ -32,6 +32,7 @@ from traitlets import Bool
 from savepoint_kernel import launch
 from savepoint_kernel.orders import Order
 
+from ..aside import is_fork
 from ..causes import OutOfMemory, cause_of, oom_counter
 from ..sandbox.provisioner import SandboxProvisioner, refuses
 from .adoption import CONNECTION_FILE, Adoption
@@ -52,7 +53,6 @@ _KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "independent", "kernel_id",
 
 _STREAMS = ("stdin", "stdout", "stderr")
 
-_IMPORTED_BY = os.getpid()
 
 _WORKERS = ThreadPoolExecutor(thread_name_prefix="savepoint-pool")
 """Not the loop's own: it may have ended when a kernel comes that nobody waits for any more."""
@@ -216,8 +216,7 @@ class SavepointProvisioner(SandboxProvisioner):
 
 async def _aside(get: Callable[..., PooledProcess | None], *arguments: Any) -> PooledProcess | None:
     """Get a kernel on another thread, if there is one."""
-    if os.getpid() != _IMPORTED_BY:
-        # a fork, whose loop may be its parent's and count on threads that are not here
+    if is_fork():
         return get(*arguments)
     kernel = _WORKERS.submit(get, *arguments)
     try:
