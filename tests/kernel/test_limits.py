@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -60,8 +61,15 @@ def test_value_over_the_limit_is_not_saved(own_kernel, value):
     assert last_commit(own_kernel)["dropped"] == {}
 
 
-def test_limit_that_is_kept_interrupts_nothing():
-    watchdog = Watchdog(interrupt_main_thread)
+@pytest.fixture
+def watchdog() -> Iterator[Watchdog]:
+    """A watchdog that raises KeyboardInterrupt here, where a shell may have had SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield Watchdog(interrupt_main_thread)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_limit_that_is_kept_interrupts_nothing(watchdog):
     for _ in range(100):
         with watchdog.limit(60, TimeoutError()):
             pass
@@ -71,15 +79,12 @@ def test_limit_that_is_kept_interrupts_nothing():
     assert raised.value is shorter
 
 
-def test_interrupt_of_a_user_is_no_timeout():
-    watchdog = Watchdog(interrupt_main_thread)
+def test_interrupt_of_a_user_is_no_timeout(watchdog):
     with pytest.raises(KeyboardInterrupt), watchdog.limit(60, TimeoutError()):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_swallowed_interrupt_is_repeated():
-    watchdog = Watchdog(interrupt_main_thread)
-
+def test_swallowed_interrupt_is_repeated(watchdog):
     def swallow_one() -> None:
         with suppress(KeyboardInterrupt):
             threading.Event().wait(60)

@@ -48,6 +48,9 @@ LIMIT = 2_000_000
 _FEW = 16
 """Objects of a type that are looked at one by one: to find out more of it takes longer."""
 
+_MANY = 100_000
+"""Objects that are looked at together, at most: lists of them take memory."""
+
 ATOMS: frozenset[type] = frozenset(
     {
         bool,
@@ -201,13 +204,14 @@ class _Walk:
                         by_kind[type(value)].append(value)
             layer = []
             for kind, values in by_kind.items():
-                fresh = {id(value): value for value in values}
-                for known in fresh.keys() & self._seen:
-                    del fresh[known]
-                self._seen.update(fresh)
-                if len(self._seen) > LIMIT:
-                    return False
-                layer += self._held_by(kind, fresh)
+                for start in range(0, len(values), _MANY):
+                    fresh = {id(value): value for value in values[start : start + _MANY]}
+                    for known in fresh.keys() & self._seen:
+                        del fresh[known]
+                    self._seen.update(fresh)
+                    if len(self._seen) > LIMIT:
+                        return False
+                    layer += self._held_by(kind, fresh)
         return True
 
     def _held_by(self, kind: type, values: Mapping[int, Any]) -> Iterable[Any]:
@@ -215,13 +219,23 @@ class _Walk:
         if kind in _CONTAINERS:
             if kind not in _IMMUTABLE_CONTAINERS:
                 self.objects.update(values)
-            return gc.get_referents(*values.values())
+            return gc.get_referents(*itertools.filterfalse(self._has_atoms, values.values()))
         if kind.__module__ == "__main__":
             self.enter_class(kind)
         if len(values) > _FEW and self._is_ordinary(kind):
             self.objects.update(values)
             return [item for item in gc.get_referents(*values.values()) if item is not kind]
         return itertools.chain.from_iterable(map(self._visit, values.values()))
+
+    def _has_atoms(self, container: Any) -> bool:
+        """Tell whether a large container has nothing else: then no list is made of them."""
+        if len(container) < _MANY:
+            return False
+        items = container.items() if type(container) is dict else (container,)
+        kinds = set(map(type, itertools.chain.from_iterable(items)))
+        if kinds <= ATOMS:
+            self.plain = self.plain and kinds <= _PLAIN_ATOMS
+        return kinds <= ATOMS
 
     def _is_ordinary(self, kind: type) -> bool:
         """Tell whether instances of a type are what they seem, and nothing that is special here."""
