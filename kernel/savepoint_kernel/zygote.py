@@ -21,6 +21,7 @@ same hash seed (PYTHONHASHSEED), as it can't be changed in a running process.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import os
@@ -28,9 +29,12 @@ import signal
 import socket
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from . import blas, orders
 from .handover import default_backend
@@ -157,6 +161,21 @@ def begin_child() -> None:
         process.authkey = os.urandom(32)
 
 
+def end_child() -> NoReturn:
+    """End a forked process as Python ends one, but for destroying what it shares with the zygote.
+
+    To do that every object is written to, and its memory copied: 35 ms to the end of an idle kernel
+    were 115. Processes that `multiprocessing` forks end in this way, too.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    gc.collect()  # an open file that is part of a cycle is written; what is frozen is no part of it
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(ValueError, OSError):  # it is closed, or nobody reads it
+            stream.flush()
+    os._exit(0)
+
+
 def main() -> None:
     """``python -m savepoint_kernel.zygote FD``: serve the daemon at the other end of FD."""
     control = socket.socket(fileno=int(sys.argv[1]))
@@ -185,6 +204,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         begin_child()
         live(sock, app)
+        end_child()
 
 
 if __name__ == "__main__":

@@ -220,11 +220,12 @@ def test_nothing_is_left_of_a_thousand_kernels(own_pool: Pool, tmp_path: Path) -
     own_pool.have_standbys()
     daemon = psutil.Process(own_pool.await_ready(2)["pid"])
     before = daemon.num_fds()
-    any_port = {"transport": "tcp", "ip": "127.0.0.1", "key": "", **dict.fromkeys(port_names, 0)}
 
     def start_and_end(number: int) -> None:
         file = tmp_path / f"{number}.json"
-        file.write_text(json.dumps(any_port))
+        # Below those that the system hands out: kernels of other tests are to find theirs free.
+        ports = dict(zip(port_names, range(10_000 + 5 * number, 32_000), strict=False))
+        file.write_text(json.dumps({"transport": "tcp", "ip": "127.0.0.1", "key": "", **ports}))
         order = order_of(own_pool.order(connection_file=str(file)))
         with open(os.devnull, "r+") as null:
             process = launch_kernel(str(own_pool.directory), order, [null.fileno()] * 3)

@@ -99,3 +99,29 @@ def test_exit_handler_of_a_preloaded_module_runs_once_in_each_kernel(tmp_path: P
                 kernel.manager.shutdown_kernel()
         left = log.read_text().split()
         assert [left.count(str(pid)) for pid in pids] == [1, 1]
+
+
+LAST_WORDS = """
+import atexit, concurrent.futures, threading, time
+def write(name):
+    open(name, "w").write("written")
+class Node: pass
+node, other = Node(), Node()
+node.other, other.node, node.file = other, node, open("cycle", "w")
+_ = node.file.write("written")
+named = open("named", "w")
+_ = named.write("written")
+_ = atexit.register(write, "handler")
+threading.Thread(target=lambda: (time.sleep(0.3), write("thread"))).start()
+pool = concurrent.futures.ThreadPoolExecutor(1)
+_ = pool.submit(time.sleep, 0.3), pool.submit(write, "queued")
+"""
+
+
+def test_a_forked_kernel_ends_as_any_python_does(plotting: Pool, tmp_path: Path) -> None:
+    with plotting.warm_kernel(cwd=str(tmp_path)) as kernel:
+        kernel.ok(LAST_WORDS)
+        kernel.manager.shutdown_kernel()
+    left = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    names = ["cycle", "handler", "named", "queued", "thread"]
+    assert left == dict.fromkeys(names, "written")
