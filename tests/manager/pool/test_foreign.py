@@ -21,6 +21,7 @@ import nbformat
 import psutil
 import pytest
 from jupyter_client.manager import AsyncKernelManager, KernelManager
+from jupyter_client.provisioning import KernelProvisionerFactory
 
 from savepoint_kernel import orders
 from savepoint_kernel.orders import OrderRefused
@@ -452,10 +453,18 @@ def test_environment_is_the_front_end_s_or_it_is_another_key(foreign: Pool) -> N
     assert kernel.manager.session.key.decode() not in foreign.log
 
 
+@pytest.fixture
+def ours_by_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernelspecs that name no provisioner get ours; the factory reads the variable once."""
+    monkeypatch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", "savepoint-provisioner")
+    KernelProvisionerFactory.clear_instance()
+    yield
+    KernelProvisionerFactory.clear_instance()
+
+
+@pytest.mark.usefixtures("ours_by_default")
 @pytest.mark.parametrize("how", ["by default", "without code", "with code that fails"])
-def test_code_for_the_hand_over_is_the_user_s(
-    specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_code_for_the_hand_over_is_the_user_s(specs: Path, tmp_path: Path, how: str) -> None:
     code = {
         "by default": CODE["deno"],
         "without code": "",
@@ -464,7 +473,6 @@ def test_code_for_the_hand_over_is_the_user_s(
     (tmp_path / "deno.json").write_text('{"imports": {"mine": "./mine.ts"}}')
     (tmp_path / "mine.ts").write_text("export const answer = 42;")
     write_spec(specs, "deno", metadata={})
-    monkeypatch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", "savepoint-provisioner")
     with open_pool(configuration({"deno": code[how]})) as pool:
         for adopted in (False, how != "with code that fails"):
             with start(pool, "deno", cwd=str(tmp_path)) as kernel:
