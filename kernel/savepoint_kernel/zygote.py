@@ -1,4 +1,4 @@
-"""The zygote: has imported what kernels need, and forks.
+"""The zygote: has imported what kernels need, read their configuration, made a shell; and forks.
 
     daemon ── zygote                 imports, freezes, forks; one thread, never anything else
        └────── child of it           forks the kernel and ends, so that the kernel's parent is ...
@@ -8,9 +8,9 @@ That the daemon is the parent is why it knows every exit status, and why neither
 zygote's ends a kernel. The zygote ends when its socket to the daemon closes.
 
 One thread is a must: fork copies only the thread that calls it, and what the others hold stays
-locked for good. So it is checked after the imports, and a module that starts a thread when it is
-imported can't be preloaded. No zmq context exists here either (it has threads), and BLAS gets one
-thread until the fork (`blas`).
+locked for good. So it is checked after the imports and the configuration files: a module that
+starts a thread when it is imported can't be preloaded. No zmq context exists here either (it has
+threads), and BLAS gets one thread until the fork (`blas`).
 
 ``gc.freeze`` keeps the collector of a child from writing to every object it inherits: memory is
 shared as long as nobody writes to it.

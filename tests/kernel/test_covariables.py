@@ -10,6 +10,7 @@ import threading
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -302,3 +303,9 @@ def test_random_graphs_are_grouped_by_what_they_reach(shape, names):
     prints = {name: footprint(value, namespace) for name, value in namespace.items()}
     found = covariables(prints)
     assert {frozenset(group[0]) for group in expected} == set(found)
+
+
+def test_footprint_of_an_array_of_objects_has_nothing_that_is_gone_after_the_walk() -> None:
+    inner = [1]
+    values = np.array(["text", inner], dtype=object)
+    assert footprint(values, {}).objects == {id(values), id(inner)}

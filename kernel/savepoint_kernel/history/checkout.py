@@ -9,7 +9,7 @@ Threads: the main thread, between cells or in a cell that goes back.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -319,7 +319,7 @@ class Checkout:
         # Of what there is, only what differs may have to be read.
         anew = (group for group in groups if view.keys().isdisjoint(group.names))
         images = [group.image for group in anew if group.image is not None]
-        with ReadAhead(self._store, images) as ahead:
+        with closing(ReadAhead(self._store, images)) as ahead:
             return self._stage_with(ahead.take, groups, view, live, required)
 
     def _stage_with(

@@ -1,8 +1,8 @@
 """Reading arrays while what comes before them is unpickled.
 
-Unpickling runs Python, and the first frame imports pandas; reading and hashing let the GIL go. So a
-session is back in half the time where there is a second CPU. Only arrays are read ahead: what is
-read becomes the arrays, and takes no memory twice.
+Unpickling runs Python, and the first frame imports pandas; reading and hashing let the GIL go, and
+can have another CPU meanwhile. Only arrays are read ahead: what is read becomes the arrays, and
+takes no memory twice.
 
 Threads: made and asked by the one that owns the namespace; reads on one of its own.
 """
@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 
 from ..state.fingerprint import Contents, Image, Source, read
 
 
 class ReadAhead:
-    """Contents of images, in the order in which they will be wanted; a context manager.
+    """Contents of images, in the order in which they will be wanted.
 
     Args:
         source: has their pieces.
@@ -40,15 +39,6 @@ class ReadAhead:
         begun = self._reads.pop(id(image), None)
         return read(image, self._source) if begun is None else begun.result()
 
-    def __enter__(self) -> ReadAhead:
-        """Return self."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Stop reading."""
         self._reader.shutdown(cancel_futures=True)

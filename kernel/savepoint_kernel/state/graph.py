@@ -205,9 +205,8 @@ class _Walk:
             layer = []
             for kind, values in by_kind.items():
                 for start in range(0, len(values), _MANY):
-                    fresh = {id(value): value for value in values[start : start + _MANY]}
-                    for known in fresh.keys() & self._seen:
-                        del fresh[known]
+                    part = values[start : start + _MANY]
+                    fresh = {id(value): value for value in part if id(value) not in self._seen}
                     self._seen.update(fresh)
                     if len(self._seen) > LIMIT:
                         return False
@@ -315,9 +314,9 @@ class _Walk:
         if not isinstance(value.base, self._ndarray):
             held.append(value.base)
         if value.dtype.hasobject:
+            # Not the list: its id could be that of the next value's, and link the two.
             items = value.ravel().tolist()
-            self._keep.append(items)
-            held.append(items)
+            held += () if self._has_atoms(items) else items
         return held
 
 

@@ -53,7 +53,6 @@ _KNOWN = {"env", "cwd", "stdin", "stdout", "stderr", "independent", "kernel_id",
 
 _STREAMS = ("stdin", "stdout", "stderr")
 
-
 _WORKERS = ThreadPoolExecutor(thread_name_prefix="savepoint-pool")
 """Not the loop's own: it may have ended when a kernel comes that nobody waits for any more."""
 

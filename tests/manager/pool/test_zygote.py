@@ -102,7 +102,7 @@ def test_exit_handler_of_a_preloaded_module_runs_once_in_each_kernel(tmp_path: P
 
 
 LAST_WORDS = """
-import atexit, concurrent.futures, threading, time
+import atexit, concurrent.futures, threading
 def write(name):
     open(name, "w").write("written")
 class Node: pass
@@ -112,9 +112,10 @@ _ = node.file.write("written")
 named = open("named", "w")
 _ = named.write("written")
 _ = atexit.register(write, "handler")
-threading.Thread(target=lambda: (time.sleep(0.3), write("thread"))).start()
-pool = concurrent.futures.ThreadPoolExecutor(1)
-_ = pool.submit(time.sleep, 0.3), pool.submit(write, "queued")
+threading.Thread(target=lambda: (threading.main_thread().join(), write("thread"))).start()
+pool, ending = concurrent.futures.ThreadPoolExecutor(1), threading.Event()
+_ = pool.submit(ending.wait), pool.submit(write, "queued")
+threading._register_atexit(ending.set)
 """
 
 
