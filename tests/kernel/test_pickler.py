@@ -33,7 +33,7 @@ import pytest
 
 from savepoint_kernel.exceptions import NotPicklable, UnrestorableState
 from savepoint_kernel.serialize import portable
-from savepoint_kernel.serialize.pickler import dumps, dumps_flat, dumps_plain
+from savepoint_kernel.serialize.pickler import LARGE, dumps, dumps_flat, dumps_plain
 from savepoint_kernel.serialize.portable import loads
 from savepoint_kernel.serialize.sources import REGISTRY
 
@@ -600,22 +600,60 @@ def test_sharing_among_plain_objects_is_kept() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [[], [1, -(2**80), 2.5, None, True], {1: 2.0, None: False}, {1, 2}, [()], list(range(70_000))],
-    ids=lambda value: repr(value)[:20],
+    [
+        [1, -(2**80), 2.5, None, True] * LARGE,
+        {number: number / 2 for number in range(LARGE)},
+        {*range(LARGE)},
+        [*map(str, range(LARGE))],
+        {f"key {number}": f"value {number}" for number in range(LARGE)},
+        {f"key {number}": number % 2 for number in range(LARGE)},
+        {*(str(number).encode() for number in range(LARGE))},
+        ["text", 2.5, 1j, None, False, *(str(number) for number in range(LARGE))],
+    ],
+    ids=range(8),
 )
-def test_numbers_alone_are_pickled_as_by_the_other_way(value):
-    assert dumps_flat("name", value) == dumps_plain({"name": value})
+def test_numbers_and_strings_alone_are_pickled_as_by_the_other_way(value):
+    pickled = dumps_flat("name", value)
+    assert pickled == dumps_plain({"name": value})
+    assert loads(pickled, {}) == {"name": value}
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        *([1, item] for item in ("a", b"b", bytearray(b"c"), [], {}, {3}, (4,), 1j, print, int)),
-        *([1, item] for item in (object(), Decimal(1), frozenset(), pickle.PickleBuffer(b"x"))),
-        {"a": 1},
-        {1: []},
+        *(
+            [*first * LARGE, item]
+            for first in ([1], ["a"])
+            for item in (bytearray(b"c"), [], {}, {3}, (4,), print, int, object(), Decimal(1))
+        ),
+        *(
+            [*range(LARGE), item]
+            for item in ("a", b"b", 1j, frozenset(), pickle.PickleBuffer(b"x"))
+        ),
+        {**dict.fromkeys(range(LARGE), 0), "a": 1},
+        {**{str(number): number for number in range(LARGE)}, "a": []},
+        [*range(LARGE - 1)],
+        tuple(range(LARGE)),
     ],
-    ids=lambda value: repr(value)[:20],
+    ids=lambda value: type(value).__name__,
 )
-def test_anything_beside_numbers_is_noticed(value):
+def test_anything_beside_numbers_and_strings_is_noticed(value):
     assert dumps_flat("name", value) is None
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [f"label {number % 7}" for number in range(LARGE)],
+        [f"label {number // 10}" for number in range(100 * LARGE)],
+        [f"label {number // 3 * 7 % 10_007}" for number in range(100 * LARGE)],
+    ],
+    ids=["few", "sorted", "many"],
+)
+def test_strings_that_repeat_are_not_loaded_as_many(labels):
+    known = {label: label for label in labels}
+    value = [known[label] for label in labels]
+    assert dumps_flat("labels", value) is None
+    loaded = loads(dumps_plain({"labels": value}), {})["labels"]
+    assert loaded == value
+    assert len({*map(id, loaded)}) == len(known)

@@ -50,6 +50,33 @@ def test_untouched_and_restored_objects_are_the_same_objects(kernel):
     kernel.ok("del builtins.held")
 
 
+@pytest.mark.parametrize("size", [3, 20_000])
+@pytest.mark.parametrize(
+    ("make", "cell"),
+    {
+        "list of numbers": ("[*range({n})]", "x.append(1); x[0] = 2.5; del x[1]"),
+        "list of strings": ("[*map(str, range({n}))]", "x.reverse(); x += ['a', []]"),
+        "list bound anew": ("[*range({n})]", "x = x + [1]"),
+        "dict": ("{{f'k{{i}}': f'v{{i}}' for i in range({n})}}", "x['a'] = x; del x['k1']"),
+        "dict cleared": ("{{i: i / 2 for i in range({n})}}", "x.clear(); x[2] = 1"),
+        "set": ("{{*range({n})}}", "x ^= {2, 'a'}"),
+        "set bound anew": ("{{*range({n})}}", "x = {1}"),
+    }.values(),
+)
+def test_numbers_and_strings_come_back_into_the_object_they_were_in(kernel, make, cell, size):
+    kernel.ok(f"import builtins; x = y = {make.format(n=size)}; was = list(x)")
+    kernel.ok("builtins.held = None if isinstance(x, set) else x")
+    for _ in range(2):  # the second time, what was remembered is used again
+        fail(kernel, f"{cell}; del y; 1/0")
+        assert kernel.eval("(list(x) == was, x is y, x is held or held is None)") == (
+            "(True, True, True)"
+        )
+    kernel.ok("x.clear()")
+    kernel.ok("%undo")
+    assert kernel.eval("(list(x) == was, x is y)") == "(True, True)"
+    kernel.ok("del x, y, builtins.held")
+
+
 def test_process_state_is_rolled_back(kernel, tmp_path):
     kernel.ok("import os, random")
     before = kernel.eval("(os.getcwd(), random.getstate()[1][5])")

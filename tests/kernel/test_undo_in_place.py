@@ -29,6 +29,90 @@ HOLD = "get_ipython().held = x"
 HELD = "get_ipython().held"
 
 
+FRAME = """\
+import numpy as np, pandas as pd
+x = pd.DataFrame(np.arange(30_000.0).reshape(-1, 3), columns=list('abc'))
+x['n'] = np.arange(10_000); x['s'] = [f'row {i}' for i in range(10_000)]
+x['c'] = pd.Categorical.from_codes(np.arange(10_000) % 3, ['p', 'q', 'r'])
+x['t'] = pd.date_range('2026-01-01', periods=10_000, freq='min', tz='Europe/Berlin')
+x['i'] = pd.array(np.arange(10_000) % 7, 'Int64')
+was = x.copy()
+def address(frame): return frame._mgr.blocks[0].values.__array_interface__['data'][0]
+def depth(held): return 0 if held is None else 1 + depth(getattr(held, 'base', getattr(held, 'obj', None)))
+get_ipython().held = x
+"""  # noqa: E501
+
+CELLS_OF_FRAMES = {
+    "column": "x['new'] = x['a'] * 2",
+    "column replaced": "x['a'] = x['b'].to_numpy() * 2",
+    "column and row": "x['new'] = 1; x.loc[3, 'b'] = -1.0",
+    "deleted": "del x['n'], x['s']",
+    "rows": "x.drop(x.index[5:], inplace=True)",
+    "index": "x.set_index('n', inplace=True)",
+}
+
+
+@pytest.mark.parametrize("way", ["rollback", "undo"])
+@pytest.mark.parametrize("cell", CELLS_OF_FRAMES.values(), ids=CELLS_OF_FRAMES)
+def test_frame_is_the_object_it_was_with_the_memory_it_had(kernel: Kernel, cell: str, way: str):
+    def there_and_back() -> None:
+        if way == "undo":
+            kernel.ok(cell)
+            kernel.ok("%undo")
+        else:
+            kernel.run(f"{cell}\n1/0", metadata={"savepoint": {"transaction": "rollback_always"}})
+        assert kernel.eval(f"(x.equals(was), list(x.dtypes) == list(was.dtypes), x is {HELD})") == (
+            "(True, True, True)"
+        )
+
+    kernel.ok(FRAME)
+    there_and_back()
+    kernel.ok("at, deep = address(x), depth(x._mgr.blocks[0].values)")
+    for _ in range(3):
+        there_and_back()
+    if cell == CELLS_OF_FRAMES["column"]:
+        assert kernel.eval("address(x) == at, depth(x._mgr.blocks[0].values) - deep <= 4") == (
+            "(True, True)"
+        )
+    kernel.ok("x.loc[0, 'a'] = 5.5; x['b'] += 1")
+    assert kernel.eval("(x.loc[0, 'a'], x.loc[0, 'b'], was.loc[0, 'b'])") == kernel.eval(
+        "(np.float64(5.5), np.float64(2.0), np.float64(1.0))"
+    )
+    kernel.ok(f"del x, {HELD}")
+
+
+@pytest.mark.parametrize("way", ["rollback", "undo"])
+@pytest.mark.parametrize("held", ["x['a']", "x[['a', 'b']]", "x.iloc[2:]", "x.copy(deep=False)"])
+def test_memory_that_another_frame_has_is_left_to_that_one(kernel: Kernel, held: str, way: str):
+    kernel.ok(f"{FRAME}get_ipython().other = {held}; expected = get_ipython().other.copy()")
+    if way == "undo":
+        kernel.ok("x['new'] = x['a'] * 2")
+        kernel.ok("%undo")
+    else:
+        policy = {"savepoint": {"transaction": "rollback_always"}}
+        kernel.run("x['new'] = x['a'] * 2", metadata=policy)
+    kernel.ok("x.loc[:, 'a'] = -1.0; x.loc[:, 'b'] = -2.0")
+    assert kernel.eval("get_ipython().other.equals(expected)") == "True"
+    kernel.ok(f"del x, {HELD}, get_ipython().other")
+
+
+@pytest.mark.parametrize("way", ["rollback", "undo"])
+def test_frame_that_is_let_go_keeps_its_memory(kernel: Kernel, way: str):
+    """Another one is bound: what comes back may not see what becomes of that."""
+    cell = "y = x; x = x.assign(new=1); get_ipython().later = x; del y"
+    kernel.ok(FRAME)
+    if way == "undo":
+        kernel.ok(cell)
+        kernel.ok("%undo")
+    else:
+        kernel.run(cell, metadata={"savepoint": {"transaction": "rollback_always"}})
+    kernel.ok("x.loc[:, 'a'] = -1.0; get_ipython().later.loc[:, 'b'] = -2.0")
+    assert kernel.eval("get_ipython().later['a'].equals(was['a']), x['b'].equals(was['b'])") == (
+        "(True, True)"
+    )
+    kernel.ok("del x, get_ipython().held, get_ipython().later")
+
+
 @pytest.mark.parametrize(
     ("setup", "code", "state"),
     {

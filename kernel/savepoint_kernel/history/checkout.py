@@ -234,7 +234,11 @@ class Checkout:
             staging.unrestorable |= self._present.view.write_attributes(values, removed)
             arrive()
             groups = [group for group, _ in base.anchors]
-            self._present.settle(values, base.ranks, base.process, base.process_addresses, groups)
+            known: set[str] = set()
+            if not inside:  # what is known is the state that this is
+                known.update(staging.as_known(self._present.tracker.footprint_of))
+            fresh = {name: value for name, value in values.items() if name not in known}
+            self._present.settle(fresh, base.ranks, base.process, base.process_addresses, groups)
         for group, _ in base.anchors:
             for name in group.dropped.keys() & touched:
                 staging.unrestorable.setdefault(name, same_object(group.dropped[name]))

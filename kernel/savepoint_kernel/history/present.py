@@ -36,6 +36,11 @@ _OF_COMPLETIONS = frozenset(
 PATIENCE = 1.0
 """Seconds that a commit or a way back waits for completions; the first one takes half of it."""
 
+COPIED_BYTES = 32 << 20
+"""What copies of lists, dicts and sets of numbers and strings may take while cells may be rolled
+back; the numbers and strings are not copied. It is half of what commits may take in all (`docs`:
+64 MB and a tenth of the namespace)."""
+
 _STORES = frozenset(
     dis.opmap[name] for name in ("STORE_ATTR", "STORE_SUBSCR", "DELETE_ATTR", "DELETE_SUBSCR")
 )
@@ -245,11 +250,14 @@ class Present:
         groups = self.tracker.groups
         known = set(map(id, groups))
         self._anchors = {key: kept for key, kept in self._anchors.items() if key in known}
+        room = COPIED_BYTES - sum(anchors.copied_bytes for _, anchors in self._anchors.values())
         for group in groups:
             if id(group) not in self._anchors:
                 values = {name: view[name] for name in group.names}
                 leaves = [id(v) for n, v in values.items() if self.tracker.is_leaf(n)]
-                self._anchors[id(group)] = group, anchor(values, self.view.namespace, leaves)
+                anchors = anchor(values, self.view.namespace, leaves, room)
+                self._anchors[id(group)] = group, anchors
+                room -= anchors.copied_bytes
         return [*self._anchors.values()]
 
     def live(self, wanted: Group, view: Mapping[str, Any]) -> Live | None:

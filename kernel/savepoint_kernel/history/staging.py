@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from ..exceptions import UnrestorableState
-from ..state.fingerprint import Contents, Image, Loaded, Source, values_of
+from ..state.fingerprint import Contents, Image, Loaded, Source, read, values_of
 from ..state.imager import Dropped, Group
 from ..state.inplace import Anchors, put_back
 from ..state.liverefs import DroppedReference, LiveReferences
+from ..state.pairing import FootprintOf
 from .patch import Live, Patch, find_patch, may_be_patched
+from .reuse import reusable, same_frame
 
 Read = Callable[[Image], Contents]
 
@@ -46,8 +49,9 @@ class Staging:
         self._source = source
         self._read = read
         self._references = references
-        self._loaded: list[tuple[Loaded, Anchors | None]] = []
+        self._loaded: list[tuple[Loaded, Anchors | None, Any]] = []
         self._patches: list[tuple[Patch, Live]] = []
+        self._copies: list[Anchors] = []
         self._stand_ins: dict[str, Any] = {}
         self.unrestorable: dict[str, str] = {}
         self.missing: dict[str, DroppedReference] = {}
@@ -64,18 +68,29 @@ class Staging:
             UnrestorableState: that is not possible here.
         """
         patch = None
+        copied = anchors is not None and anchors.contents is not None
         if (
             live is not None
+            and not copied
             and anchors is not None
             and may_be_patched(group, live)
             and anchors.are_in(live.values, self._namespace)
         ):
             with _explained(group):
                 patch = find_patch(group, live, self._namespace, self._source)
-        if patch is not None and live is not None:
+        if anchors is not None and copied:
+            self._copies.append(anchors)
+        elif patch is not None and live is not None:
             self._patches.append((patch, live))
         elif group.image is not None:
-            self._loaded.append((load(group, self._namespace, self._read), anchors))
+            reader, frame = self._read, None
+            if live is not None and anchors is not None:
+                frame = same_frame(live, anchors)
+            if live is not None and frame is not None:
+                with _explained(group):
+                    present = reusable(frame, live, self._namespace)
+                reader = partial(read, source=self._source, present=present)
+            self._loaded.append((load(group, self._namespace, reader), anchors, frame))
         for name, dropped in group.dropped.items():
             value = self._references.get(dropped.key)
             if value is None:
@@ -90,7 +105,20 @@ class Staging:
     @property
     def loaded(self) -> dict[str, Any]:
         """What was made anew, by name."""
-        return {n: value for loaded, _ in self._loaded for n, value in loaded.values.items()}
+        return {n: value for loaded, *_ in self._loaded for n, value in loaded.values.items()}
+
+    def as_known(self, footprint_of: FootprintOf) -> Iterator[str]:
+        """Yield the names that will stand for the known objects, so that no look need tell so.
+
+        Args:
+            footprint_of: returns what is known of a name, in the state that is restored.
+        """
+        for copied in self._copies:
+            if copied.alive() != [None]:
+                yield from copied.roots
+        for _, live in self._patches:
+            if all(live.footprints[name] == footprint_of(name) for name in live.values):
+                yield from live.values
 
     def keep(self, group: Group, view: Mapping[str, Any], reason: str) -> None:
         """Leave names that can't be loaded as they are; those that are gone get placeholders."""
@@ -105,13 +133,15 @@ class Staging:
         Args:
             others: the values of names that stay as they are.
         """
-        loaded_values = (value for loaded, _ in self._loaded for value in loaded.values.values())
+        loaded_values = (value for loaded, *_ in self._loaded for value in loaded.values.values())
         named = {id(value) for value in (*others, *loaded_values) if _is_class(value)}
         values: dict[str, Any] = {}
+        for copied in self._copies:
+            values |= copied.refill()
         for patch, live in self._patches:
             patch.apply()
             values |= live.values
-        for loaded, anchors in self._loaded:
+        for loaded, anchors, frame in self._loaded:
             own = {id(value) for value in loaded.values.values()}
             for cls, restore in loaded.classes.items():
                 if id(cls) in own or id(cls) not in named:
@@ -121,6 +151,10 @@ class Staging:
                 # A SystemExit of some __hash__ can't stop it half way: the new objects will do.
                 with suppress(BaseException):
                     values |= put_back(loaded.values, anchors, self._namespace)
+            if frame is not None:
+                name = next(iter(loaded.values))
+                if values[name] is not frame:  # which may live on, and has its memory
+                    values |= dict.fromkeys(loaded.values, values[name].copy())
         return values | self._stand_ins
 
 

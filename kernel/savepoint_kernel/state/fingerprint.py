@@ -17,7 +17,9 @@ Threads: the one that owns the namespace; nothing else may change the values mea
 
 from __future__ import annotations
 
+import ctypes
 import sys
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -41,6 +43,11 @@ WHOLE = 256
 Put = Callable[[memoryview], bytes]
 Digests = Callable[[memoryview, int], Sequence[bytes]]
 Get = Callable[[bytes], bytes]
+
+
+_bytearray_of = ctypes.pythonapi.PyByteArray_FromStringAndSize
+_bytearray_of.argtypes = ctypes.c_char_p, ctypes.c_ssize_t
+_bytearray_of.restype = ctypes.py_object
 
 
 class Source(Protocol):
@@ -180,11 +187,14 @@ def missing(run: Iterable[Piece], into: memoryview) -> Iterator[tuple[bytes, mem
             place[:] = piece.data
 
 
+NOTHING_PRESENT: Mapping[tuple[Piece, ...], memoryview] = types.MappingProxyType({})
+
+
 class Contents(NamedTuple):
     """The bytes of a co-variable: its pickle, and the buffers that are not in it."""
 
     stream: bytearray
-    buffers: list[bytearray]
+    buffers: list[bytearray | memoryview]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,20 +210,42 @@ class Loaded:
     classes: dict[type, Callable[[], None]]
 
 
-def read(image: Image, source: Source) -> Contents:
+def read(
+    image: Image, source: Source, present: Mapping[tuple[Piece, ...], memoryview] = NOTHING_PRESENT
+) -> Contents:
     """Read what `image` was taken of.
 
     Args:
         image: of a co-variable.
         source: has its pieces.
+        present: memory that buffers of this content may have; no two will have the same.
     """
-    # bytearray: arrays made on top of bytes would be read-only.
-    stream, *buffers = (bytearray(sum(piece.size for piece in run)) for run in image.runs)
+    left = dict(present)
+    buffers: list[bytearray | memoryview] = []
     wanted: list[tuple[bytes, memoryview]] = []
-    for run, buffer in zip(image.runs, (stream, *buffers), strict=True):
-        wanted += missing(run, memoryview(buffer))
+
+    def filled(run: tuple[Piece, ...]) -> bytearray:
+        # Not bytes: arrays made on top of them would be read-only.
+        made = _bytearray(sum(piece.size for piece in run))
+        wanted.extend(missing(run, memoryview(made)))
+        return made
+
+    stream = filled(image.stream)
+    for run in image.buffers:
+        known = left.pop(run, None)
+        buffers.append(filled(run) if known is None else known)
     source.fill(wanted)
     return Contents(stream, buffers)
+
+
+def _bytearray(size: int) -> bytearray:
+    """Make a bytearray that holds anything.
+
+    ``bytearray(size)`` fills it with zeros: 0.65 s for a gigabyte, with the GIL. So its pages are
+    made by the threads that read.
+    """
+    made: bytearray = _bytearray_of(None, size)
+    return made
 
 
 def values_of(contents: Contents, namespace: dict[str, Any]) -> Loaded:

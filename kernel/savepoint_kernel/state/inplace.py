@@ -44,6 +44,7 @@ import collections
 import gc
 import logging
 import operator
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -58,6 +59,9 @@ from .structure import Walk
 
 _log = logging.getLogger(__name__)
 
+_FLAT = frozenset({list, dict, set})
+"""Types of which an object that holds nothing with an identity can be copied in no time."""
+
 
 class Anchors:
     """What `anchor` remembers: objects by number, and the numbers each of them holds.
@@ -70,9 +74,10 @@ class Anchors:
         labels: attribute names of the last ones of these; empty where position says all.
         facts: layout of arrays, code of functions.
         flat: True if there is one object, known to hold nothing that has an identity.
+        contents: a copy of that one; None if there is none.
     """
 
-    __slots__ = ("facts", "flat", "held", "labels", "objects", "roots", "types")
+    __slots__ = ("contents", "facts", "flat", "held", "labels", "objects", "roots", "types")
 
     def __init__(self, walk: Walk | None) -> None:
         self.roots: dict[str, int] = walk.roots if walk else {}
@@ -80,6 +85,7 @@ class Anchors:
         self.labels = walk.labels if walk else []
         self.facts: dict[int, Any] = {}
         self.flat = False
+        self.contents: Any = None
         self.types: list[type] = []
         self.objects: list[Any] = []
         known = zip(walk.objects, walk.kinds, strict=True) if walk else ()
@@ -89,6 +95,20 @@ class Anchors:
             fact = kind.payload.fact(item)
             if fact is not None:
                 self.facts[number] = fact
+
+    @property
+    def copied_bytes(self) -> int:
+        """What the copy takes; what it holds is not copied."""
+        return 0 if self.contents is None else sys.getsizeof(self.contents)
+
+    def refill(self) -> dict[str, Any]:
+        """Make the one object what it was when it was copied; returns it, by name."""
+        (value,) = self.alive()
+        if value is None:
+            value = self.contents.copy()
+        else:
+            _fill_flat(value, self.contents)
+        return dict.fromkeys(self.roots, value)
 
     def alive(self) -> list[Any]:
         """Return the objects themselves, None for those that are gone."""
@@ -118,7 +138,10 @@ class Anchors:
 
 
 def anchor(
-    values: Mapping[str, Any], namespace: dict[str, Any], leaves: Iterable[int] = ()
+    values: Mapping[str, Any],
+    namespace: dict[str, Any],
+    leaves: Iterable[int] = (),
+    room: int = 0,
 ) -> Anchors:
     """Remember the objects of a co-variable.
 
@@ -126,6 +149,7 @@ def anchor(
         values: its names and values, as they were pickled.
         namespace: the live namespace, at which the walk stops.
         leaves: ids of objects known to hold nothing that has an identity.
+        room: bytes that a copy of such an object may take.
 
     Returns:
         What `put_back` needs; nothing in it if there are more than `structure.LIMIT` objects.
@@ -134,6 +158,8 @@ def anchor(
     walk = Walk(namespace, leaves)
     anchors = Anchors(walk if walk.run(values) else None)
     anchors.flat = leaves == {*map(id, walk.objects)} and len(leaves) == 1
+    if anchors.flat and type(walk.objects[0]) in _FLAT and sys.getsizeof(walk.objects[0]) <= room:
+        anchors.contents = walk.objects[0].copy()
     return anchors
 
 
@@ -167,17 +193,20 @@ def _refill_flat(loaded: dict[str, Any], anchors: Anchors) -> dict[str, Any] | N
     """Do what `_Refill` does for a list, dict or set of numbers and strings, in C."""
     (original,) = anchors.alive()
     (new, *others) = {id(value): value for value in loaded.values()}.values()
-    kind = type(new)
-    if others or type(original) is not kind or kind not in {list, dict, set}:
+    if others or type(original) is not type(new) or type(new) not in _FLAT:
         return None
+    _fill_flat(original, new)
+    return dict.fromkeys(loaded, original)
+
+
+def _fill_flat(original: Any, contents: Any) -> None:
     kept = original.copy()  # what was put there since goes when this is done
-    if kind is list:
-        original[:] = new
+    if type(original) is list:
+        original[:] = contents
     else:
         original.clear()
-        original.update(new)
+        original.update(contents)
     del kept
-    return dict.fromkeys(loaded, original)
 
 
 class _Refill:

@@ -34,9 +34,6 @@ from .liverefs import LiveReferences, reason_of
 from .namespace import Uses, unlimited, uses
 from .view import is_output
 
-LARGE = 10_000
-"""Items from which a list is pickled before it is known to hold numbers only."""
-
 NOTHING_STORED: Mapping[frozenset[str], Image] = types.MappingProxyType({})
 
 CompileCell = Callable[[str], "types.CodeType | None"]
@@ -444,7 +441,7 @@ class _Search:
         yield from self._used_by(self._tracker.footprint_of(name))
 
     def _footprint(self, name: str, value: Any) -> Footprint:
-        pickled = dumps_flat(name, value) if _may_be_flat(value) else None
+        pickled = dumps_flat(name, value)
         if pickled is not None:
             self.flat[frozenset([name])] = pickled
             return Footprint(frozenset([id(value)]), plain=True)
@@ -473,14 +470,6 @@ class _Search:
             if used.defeat is not None:
                 self.everything(used.defeat)
             yield from used.names
-
-
-def _may_be_flat(value: Any) -> bool:
-    """Tell whether it pays to find out, by one item, whether a value holds numbers only."""
-    if type(value) not in {list, set, dict} or len(value) < LARGE:
-        return False
-    items = value.values() if type(value) is dict else value
-    return {type(next(iter(value))), type(next(iter(items)))} <= {int, float}
 
 
 class _Spans:
