@@ -321,3 +321,31 @@ def test_finalizer_of_an_object_that_goes_on_does_not_run(own_kernel):
     assert own_kernel.eval("log, o.name") == "([], 'a')"
     own_kernel.ok("del o")
     assert own_kernel.eval("log") == "['a']"
+
+
+CACHED = """
+import functools
+rate = 2
+@functools.lru_cache
+def price(amount): return amount * rate
+class Shop:
+    @functools.lru_cache
+    def open(self): return rate
+    @staticmethod
+    @functools.cache
+    def closed(): return rate
+shop = Shop(); price(1)
+"""
+
+
+def test_results_remembered_of_what_is_undone_are_forgotten(kernel):
+    kernel.ok(CACHED)
+    fail(kernel, "rate = 5; price(2), shop.open(), Shop.closed(); 1/0")
+    assert kernel.eval("(price(2), shop.open(), Shop.closed())") == "(4, 2, 2)"
+    kernel.ok("rate = 7; price(3)")
+    kernel.ok("%undo")
+    assert kernel.eval("price(3)") == "6"
+    kernel.ok("info = price.cache_info()")
+    fail(kernel, "price(3); 1/0")
+    assert kernel.eval("(price.cache_info().misses, info.misses)") == "(1, 1)"
+    kernel.ok("del shop, Shop, price, rate, info")

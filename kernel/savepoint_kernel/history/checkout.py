@@ -177,6 +177,7 @@ class Checkout:
                 process, failures = self._restore_process(target)
                 unrestorable |= failures
             unrestorable |= self._present.view.write_attributes(values, removed)
+            self._present.caches.go_back(target.number, self._present.view.read())
             if names is None:
                 self._present.settle(values, table.ranks, process, target.process, differing)
                 arrive()
@@ -232,6 +233,7 @@ class Checkout:
             for failure in self._present.participants.restore(base.process):
                 staging.unrestorable[failure.name] = failure.reason
             staging.unrestorable |= self._present.view.write_attributes(values, removed)
+            self._present.caches.go_back(base.head.number, self._present.view.read())
             arrive()
             groups = [group for group, _ in base.anchors]
             known: set[str] = set()

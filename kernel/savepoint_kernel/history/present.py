@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..activity import Activity
+from ..state.caches import Caches
 from ..state.fingerprint import Put
 from ..state.imager import Group
 from ..state.inplace import Anchors, anchor
@@ -61,6 +62,7 @@ class Present:
 
     Attributes:
         past: which objects former co-variables were made of.
+        caches: of functions; they are no state, but may be made of it.
         ranks: a number for each name, in the order of the names; see `table.Table`.
         process: the state of the process.
         process_addresses: where that is stored, by participant; empty if it is not.
@@ -81,6 +83,7 @@ class Present:
         self.references = references
         self._put = put
         self.past = Past()
+        self.caches = Caches()
         self.ranks: dict[str, int] = {}
         self._completions = completions
         self._completions_known = 0

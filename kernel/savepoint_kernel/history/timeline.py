@@ -173,7 +173,10 @@ class Timeline:
             present.ranks, present.process = ranks, process
             present.process_addresses = addresses
             dropped = {
-                name: str(reason) for group in self.groups for name, reason in group.dropped.items()
+                name: str(reason)
+                for group in self.groups
+                if group.dropped
+                for name, reason in group.dropped.items()
             }
             names_changed, touched = self._changes(look, dropped)
             commit = Commit(
@@ -184,10 +187,10 @@ class Timeline:
                 kind=kind,
                 cell=cell,
                 message=message,
-                added=tuple(name for name in view if name not in before),
-                changed=tuple(name for name in view if name in names_changed and name in before),
+                added=_ordered(view.keys() - before, view),
+                changed=_ordered(names_changed & before & view.keys(), view),
                 removed=tuple(sorted(before - view.keys())),
-                touched=tuple(name for name in view if name in touched and name in before),
+                touched=_ordered(touched & before & view.keys(), view),
                 process_changed=tuple(process_changed),
                 dropped=dropped,
                 stored_bytes=0,
@@ -202,6 +205,7 @@ class Timeline:
                 ms=round((time.perf_counter() - began) * 1000, 3),
             )
             self._add(commit)
+            present.caches.note(commit.number, view)
         if policy is Unsaved.PICKLE_OR_ERROR:
             _require_saved(self.unsaved, f"commit {commit.number} was made without them")
         return commit
@@ -377,6 +381,10 @@ class Timeline:
     def commit_outside(self) -> None:
         """Keep what no commit has yet, so that a way back leads to it."""
         self.commit("outside", full=True, only_changes=True)
+
+
+def _ordered(names: Collection[str], view: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name in view if name in names) if names else ()
 
 
 def _require_saved(lost: Mapping[str, Dropped], outcome: str) -> None:
