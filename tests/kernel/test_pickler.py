@@ -598,6 +598,20 @@ def test_sharing_among_plain_objects_is_kept() -> None:
     assert loaded["a"][0] is loaded
 
 
+def test_function_that_uses_a_package_that_is_its_own_attribute(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch is, which is ``torch.torch``."""
+    (tmp_path / "circular" / "part").mkdir(parents=True)
+    (tmp_path / "circular" / "__init__.py").write_text("import circular, circular.part")
+    (tmp_path / "circular" / "part" / "__init__.py").write_text("import circular")
+    monkeypatch.syspath_prepend(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec("import circular\ndef f(): return circular.circular.part.circular", namespace)
+    pickled, _ = dumps(namespace["f"], namespace)
+    assert loads(pickled, namespace)() is namespace["circular"]
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -335,7 +335,8 @@ print('all', len(changes))
 
 def test_every_kind_of_state_goes_back_and_forth(tmp_path: Path) -> None:
     """Exactly, by tokens that were pickled and by those that were not."""
-    names = {participant.name for participant in builtin_participants()}
+    # torch's generator: test_tensors
+    names = {participant.name for participant in builtin_participants()} - {"torch.random"}
     kinds = {name: next(n for n in names if name.startswith(n)) for name in CHANGES}
     assert set(kinds.values()) == names
     changes = [(change, kinds[name]) for name, change in CHANGES.items()]

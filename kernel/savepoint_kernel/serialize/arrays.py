@@ -17,6 +17,7 @@ import itertools
 from typing import Any
 
 from . import portable
+from .tensors import Storages
 
 
 class ArrayTracker:
@@ -24,10 +25,12 @@ class ArrayTracker:
 
     Args:
         shared: ids of owners found to be shared before.
+        storages: those of tensors, which may be the owners.
     """
 
-    def __init__(self, shared: frozenset[int] = frozenset()) -> None:
+    def __init__(self, shared: frozenset[int], storages: Storages) -> None:
         self._shared = shared
+        self._storages = storages
         self._apart: set[int] = set()
         # By owner: address ranges of the array and its views.
         self._whole: set[int] = set()
@@ -43,6 +46,9 @@ class ArrayTracker:
 
     def reduce(self, array: Any) -> Any:
         """Return what a pickle is to hold of an array."""
+        of_tensor = self._storages.reduce_array(array)
+        if of_tensor is not None:
+            return of_tensor if array.flags.writeable else _read_only(of_tensor)
         owner = array.base
         if owner is None or type(owner) is not type(array) or id(array) in self._apart:
             self._whole.add(id(array))

@@ -48,12 +48,15 @@ from .librarycode import library_place_of, signature_of
 from .reducers import PROTOCOL, REDUCERS, Reducer, reduce_singledispatch, reducer_for
 from .snapshots import Snapshots, names_in
 from .sources import REGISTRY, CellRecord
+from .tensors import Storages
 from .tokens import is_importable
 
 _HEAP_TYPE = 1 << 9
 """Flag of classes that a class statement made (Py_TPFLAGS_HEAPTYPE)."""
 
 _SERIES_MANAGER = ("pandas.core.internals.managers", "SingleBlockManager")
+
+_TENSORS = {("torch", "Tensor"), ("torch.nn.parameter", "Parameter")}
 
 _NOTHING = pickle.dumps(None, PROTOCOL)
 
@@ -258,7 +261,8 @@ class _Pickler(pickle.Pickler):
         used: Mapping[int, frozenset[str]],
     ) -> None:
         super().__init__(target, PROTOCOL, buffer_callback=target.add_buffer)
-        self.arrays = ArrayTracker(shared)
+        self._storages = Storages()
+        self.arrays = ArrayTracker(shared, self._storages)
         self.snapshots = Snapshots(namespace, used)
         self._namespace = namespace
         self._reducers: dict[type, Reducer | None] = {
@@ -300,6 +304,8 @@ class _Pickler(pickle.Pickler):
             return self._class
         if (kind.__module__, kind.__qualname__) == ("numpy", "ndarray"):
             return self.arrays.reduce
+        if (kind.__module__, kind.__qualname__) in _TENSORS:
+            return self._storages.reduce
         if kind.__module__ == "pandas.core.internals.blocks":
             return self._block
         if (kind.__module__, kind.__qualname__) == _SERIES_MANAGER:
@@ -406,7 +412,9 @@ def _submodules(function: types.FunctionType) -> list[types.ModuleType]:
         if isinstance(package, types.ModuleType) and hasattr(package, "__path__"):
             for name in names:
                 module: Any = getattr(package, name, None)
-                if sys.modules.get(f"{package.__name__}.{name}", package) is module:
+                known = sys.modules.get(f"{package.__name__}.{name}")
+                # A package can be its own attribute (torch.torch), and be met on several ways.
+                if known is not None and known is module and module not in found:
                     packages.append(module)
                     found.append(module)
     return found

@@ -14,6 +14,7 @@ Loading is running code: never load what was not signed by this user.
 from __future__ import annotations
 
 import builtins
+import ctypes
 import dataclasses
 import functools
 import importlib
@@ -354,6 +355,57 @@ def make_array_view(
         flat = whole.reshape(-1)[offset // owner.itemsize :]
         return numpy.lib.stride_tricks.as_strided(flat, shape, strides)
     return numpy.ndarray(shape, dtype, whole, offset, strides)
+
+
+def make_storage(data: Any) -> Any:
+    """Make a tensor of bytes, in memory of torch's own."""
+    torch = importlib.import_module("torch")
+    made = torch.empty(data.size, dtype=torch.uint8, device="cpu")
+    # made.numpy() would mark the storage: it could not be resized any more.
+    ctypes.memmove(made.data_ptr(), data.ctypes.data, data.size)
+    return made
+
+
+def make_tensor(
+    owner: Any,
+    dtype: Any,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    requires_grad: bool,
+    parameter: bool,
+) -> Any:
+    """Make a tensor on the memory of another one.
+
+    Args:
+        owner: what `make_storage` made.
+        dtype: of the tensor.
+        offset: of the first element, in elements.
+        shape: of the tensor.
+        strides: of the tensor, in elements.
+        requires_grad: whether operations on it are recorded.
+        parameter: make it a ``torch.nn.Parameter``.
+    """
+    torch = importlib.import_module("torch")
+    made = torch.empty(0, dtype=dtype, device="cpu")
+    made.set_(owner.untyped_storage(), offset, shape, strides)
+    return (
+        torch.nn.Parameter(made, requires_grad) if parameter else made.requires_grad_(requires_grad)
+    )
+
+
+def set_tensor_state(tensor: Any, state: tuple[dict[str, Any], Any]) -> None:
+    """Set the attributes and the gradient."""
+    attributes, grad = state
+    vars(tensor).update(attributes)
+    tensor.grad = grad
+
+
+def make_array_of_storage(
+    owner: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any
+) -> Any:
+    """Make an array on the memory of what `make_storage` made; see `make_array_view`."""
+    return make_array_view(owner.numpy(), offset, shape, strides, dtype)
 
 
 def set_array_state(array: Any, state: tuple[Any, ...]) -> None:

@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..serialize.snapshots import is_copy, used_by
+from ..serialize.tensors import storage_span
 
 LIMIT = 2_000_000
 """Objects visited for one name at most; a walk takes about a microsecond for each."""
@@ -179,7 +180,10 @@ class _Walk:
         # Temporaries must outlive the walk: a freed one's id would be taken for another's.
         self._keep: list[Any] = []
         numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
+        torch: Any = sys.modules.get("torch")
         self._ndarray: Any = numpy.ndarray if numpy else ()
+        # Not yet there, for code that runs while torch is imported.
+        self._tensor: Any = getattr(torch, "Tensor", ())
         self._immutable: tuple[Any, ...] = (type, enum.Enum)
         if numpy:
             self._immutable += (numpy.generic, numpy.dtype, numpy.ufunc)
@@ -187,6 +191,8 @@ class _Walk:
             # Immutable for users; copies of a frame share them.
             placement = pandas._libs.internals.BlockPlacement
             self._immutable += (pandas.Index, pandas.api.extensions.ExtensionDtype, placement)
+        if self._tensor:
+            self._immutable += (torch.dtype, torch.device, torch.layout, torch.memory_format)
 
     def run(self, roots: Iterable[Any]) -> bool:
         """Walk, one layer after the other; False if it was given up."""
@@ -242,6 +248,7 @@ class _Walk:
         return not (
             issubclass(kind, (*_SPECIAL, *_IMMUTABLE_CONTAINERS, *self._immutable))
             or (self._ndarray and issubclass(kind, self._ndarray))
+            or (self._tensor and issubclass(kind, self._tensor))
             or "__class__" in own
             or "__getattribute__" in own
         )
@@ -261,6 +268,8 @@ class _Walk:
             return self._function(value)
         if isinstance(value, self._ndarray):
             return self._array(value)
+        if isinstance(value, self._tensor):
+            return self._of_tensor(value)
         if isinstance(value, memoryview):
             self.objects.add(id(value))
             return (value.obj,)
@@ -318,6 +327,14 @@ class _Walk:
             items = value.ravel().tolist()
             held += () if self._has_atoms(items) else items
         return held
+
+    def _of_tensor(self, value: Any) -> Iterable[Any]:
+        self.objects.add(id(value))
+        span = storage_span(value)
+        if span is None:
+            return gc.get_referents(value)
+        self.memory.append(span)
+        return [*vars(value).values(), value.grad if value.is_leaf else None]
 
 
 def _functions(attribute: Any) -> Iterator[types.FunctionType]:

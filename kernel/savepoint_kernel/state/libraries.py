@@ -1,4 +1,4 @@
-"""Global state of numpy, matplotlib and pandas; and the list of all built-in participants.
+"""Global state of numpy, torch, matplotlib and pandas; and the list of all built-in participants.
 
 An optional library is looked up in `sys.modules` and never imported: a cell that doesn't use it
 doesn't wait for it. Until it is imported there is nothing to capture, and going back to then gives
@@ -20,6 +20,7 @@ A capture of all runs at every cell. With numpy, matplotlib and pandas imported 
 from __future__ import annotations
 
 import copy
+import importlib
 import sys
 import warnings
 from collections.abc import Iterator
@@ -65,9 +66,29 @@ class _NumpyRandom:
         if token is None:  # seeded by the system, as at the import
             _required("numpy.random", "seed")()
             return
+        if "numpy" in sys.modules:  # which does not import it by itself
+            importlib.import_module("numpy.random")
         set_state = _required("numpy.random", "set_state")
         kind, key, *rest = token
         set_state((kind, sys.modules["numpy"].frombuffer(key, "uint32"), *rest))
+
+
+class _TorchRandom:
+    """The generator behind `torch.manual_seed`, `torch.rand` and their like on the CPU."""
+
+    name = "torch.random"
+
+    def capture(self) -> bytes | None:
+        get_state = _imported("torch", "get_rng_state")
+        return None if get_state is None else get_state().numpy().tobytes()
+
+    def restore(self, token: bytes | None) -> None:
+        if token is None:
+            _required("torch", "seed")()
+            return
+        set_state = _required("torch", "set_rng_state")
+        torch = sys.modules["torch"]
+        set_state(torch.frombuffer(bytearray(token), dtype=torch.uint8))
 
 
 class _NumpyErrors:
@@ -200,6 +221,7 @@ def builtin_participants() -> list[Participant]:
     return [
         *interpreter_participants(),
         _NumpyRandom(),
+        _TorchRandom(),
         _NumpyErrors(),
         _NumpyPrinting(),
         _MatplotlibParams(),
