@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -596,6 +597,14 @@ def test_sharing_among_plain_objects_is_kept() -> None:
     loaded = round_trip(outer)
     assert loaded["a"] is loaded["b"][0] is loaded["b"][1][0] is loaded["o"]["k"]
     assert loaded["a"][0] is loaded
+
+
+def test_arrays_are_saved_where_torch_is_another_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    array = np.arange(6.0)
+    first, second = round_trip([array, array[2:]])
+    first[3] = 7
+    assert second.tolist() == [2, 7, 4, 5]
 
 
 def test_function_that_uses_a_package_that_is_its_own_attribute(

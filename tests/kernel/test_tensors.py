@@ -132,3 +132,46 @@ def test_tensor_that_was_committed_can_be_resized(kernel: Kernel) -> None:
     kernel.ok("x.resize_(20)")
     kernel.ok("%undo")
     assert kernel.eval("x.resize_(3).tolist()") == "[1.0, 1.0, 1.0]"
+
+
+@pytest.mark.parametrize("way", ["undo", "rollback"])
+def test_tensors_of_parts_of_an_array_keep_all_of_it(kernel: Kernel, way: str) -> None:
+    kernel.ok("import torch, numpy as np\na = np.random.rand(1000)")
+    kernel.ok("x = [torch.from_numpy(a[:800]), torch.from_numpy(a)]; was = [t.tolist() for t in x]")
+    go_back(kernel, "x.append(1)", way)
+    assert kernel.eval("[t.tolist() for t in x] == was") == "True"
+
+
+def test_empty_tensors_stay_apart(kernel: Kernel) -> None:
+    kernel.ok("import torch\nx = [torch.empty(0), torch.empty(0)]")
+    go_back(kernel, "x.append(1)", "rollback")
+    kernel.ok("torch.add(torch.ones(2), 1, out=x[0]); torch.add(torch.ones(2), 5, out=x[1])")
+    assert kernel.eval("[t.tolist() for t in x]") == "[[2.0, 2.0], [6.0, 6.0]]"
+
+
+def test_tensor_of_a_file_that_is_mapped_to_be_read_is_not_written_to(kernel: Kernel, tmp_path):
+    kernel.ok(
+        f"import torch, numpy as np\nwhere = {str(tmp_path / 'data')!r}\n"
+        "np.zeros(100_000, 'u1').tofile(where)\n"
+        "x = torch.from_numpy(np.memmap(where, mode='r', dtype='u1'))"
+    )
+    go_back(kernel, "with open(where, 'r+b') as f: _ = f.write(b'abc')\nx[:3]", "rollback")
+    assert kernel.eval("x[:3].tolist()") == "[0, 0, 0]"
+
+
+def test_gradient_of_data_that_was_replaced(kernel: Kernel) -> None:
+    kernel.ok("import torch\nx = torch.ones(5, requires_grad=True); x.sum().backward()")
+    kernel.ok("x.data = x.data[:3]")
+    kernel.ok("x = None")
+    kernel.ok("%undo")
+    assert kernel.eval("(x.tolist(), x.grad.tolist())") == kernel.eval("([1.0] * 3, [1.0] * 5)")
+
+
+def test_dict_beside_an_array_of_a_tensor_is_the_object_it_was(kernel: Kernel) -> None:
+    kernel.ok("import torch\nt = torch.arange(3.); c = {'t': t}; n = t.numpy(); v = n[1:]")
+    kernel.ok("get_ipython().keep = c")
+    go_back(kernel, "c['k'] = 1; n[0] = 7", "rollback")
+    kernel.ok("t[1] = 4")
+    assert kernel.eval("(c is get_ipython().keep, c['t'] is t, n.tolist(), v.tolist())") == (
+        "(True, True, [0.0, 4.0, 2.0], [4.0, 2.0])"
+    )

@@ -474,6 +474,38 @@ def test_status_and_timeline_are_answered_beside_a_cell_and_changes_wait(own_ker
     assert own_kernel.eval("x") == "1"
 
 
+def test_what_leads_to_the_kernel_does_not_link_all_names(kernel):
+    kernel.ok(
+        "import asyncio, logging, sys\n"
+        "class Holder:\n    def __init__(self, *held): self.held = held\n"
+        "handler = logging.StreamHandler(sys.stderr); log = logging.getLogger('links')\n"
+        "log.addHandler(handler); h = Holder(log); loop = Holder(asyncio.get_event_loop())\n"
+        "ip = Holder(get_ipython()); out = Holder(sys.stdout, handler.stream); a = [1]\n"
+        "b = {2: a}; log.removeHandler(handler)"
+    )
+    groups = "get_ipython().kernel.savepoints.timeline.groups"
+    assert kernel.eval(f"[sorted(g.all_names) for g in {groups} if len(g.all_names) > 1]") == (
+        "[['a', 'b']]"
+    )
+
+
+def test_state_of_a_library_set_in_the_cell_that_imports_it_is_committed(own_kernel):
+    own_kernel.ok("import numpy as np; np.random.seed(3); np.set_printoptions(precision=2)")
+    own_kernel.ok("drawn = np.random.rand()")
+    own_kernel.ok("%undo")
+    own_kernel.ok("again = np.random.rand(); np.random.seed(3); expected = np.random.rand()")
+    assert own_kernel.eval(
+        "(float(again) == float(expected), np.get_printoptions()['precision'])"
+    ) == ("(True, 2)")
+
+
+def test_container_that_holds_itself_does_so_after_an_undo(kernel):
+    kernel.ok("x = []; x.append(x); y = {}; y['y'] = y")
+    kernel.ok("x.append(1); y[1] = 1")
+    kernel.ok("%undo")
+    assert kernel.eval("(len(x), x[0] is x, len(y), y['y'] is y)") == "(1, True, 1, True)"
+
+
 def test_session_comes_back_in_a_new_process():
     session = "--Savepoints.session=comes-back"
     with start_kernel(session) as kernel:

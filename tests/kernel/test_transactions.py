@@ -348,4 +348,9 @@ def test_results_remembered_of_what_is_undone_are_forgotten(kernel):
     kernel.ok("info = price.cache_info()")
     fail(kernel, "price(3); 1/0")
     assert kernel.eval("(price.cache_info().misses, info.misses)") == "(1, 1)"
+    kernel.ok("rate = 9; price(4)")
+    kernel.ok("%undo")
+    kernel.ok("rate = 10; price(4)")  # as many computed as before the cache was emptied
+    kernel.ok("%undo")
+    assert kernel.eval("(rate, price(4))") == "(2, 8)"
     kernel.ok("del shop, Shop, price, rate, info")

@@ -97,6 +97,31 @@ def test_memory_that_another_frame_has_is_left_to_that_one(kernel: Kernel, held:
 
 
 @pytest.mark.parametrize("way", ["rollback", "undo"])
+@pytest.mark.parametrize(
+    ("setup", "seen"),
+    [
+        ("x.index = y['n']", "x.index[0]"),
+        ("x['k'] = pd.Categorical.from_codes([0] * 20_000, y['n'])", "x['k'].iloc[0]"),
+        ("x.index = x.index.astype(float); y = x.index.to_frame(name='n')", "x.index[0]"),
+    ],
+    ids=["index", "categories", "column of an index"],
+)
+def test_memory_of_an_index_is_not_taken(kernel: Kernel, setup: str, seen: str, way: str):
+    kernel.ok(
+        "import numpy as np, pandas as pd\ny = pd.DataFrame({'n': np.arange(20_000) * 2.0})\n"
+        f"x = pd.DataFrame({{'a': np.arange(20_000.0)}})\n{setup}"
+    )
+    if way == "undo":
+        kernel.ok("x['new'] = 1")
+        kernel.ok("%undo")
+    else:
+        kernel.run("x['new'] = 1", metadata={"savepoint": {"transaction": "rollback_always"}})
+    kernel.ok("y['n'].to_numpy(); y.iloc[0, 0] = 999.0")
+    assert kernel.eval(f"float({seen})") == "0.0"
+    kernel.ok("del x, y")
+
+
+@pytest.mark.parametrize("way", ["rollback", "undo"])
 def test_frame_that_is_let_go_keeps_its_memory(kernel: Kernel, way: str):
     """Another one is bound: what comes back may not see what becomes of that."""
     cell = "y = x; x = x.assign(new=1); get_ipython().later = x; del y"

@@ -164,9 +164,13 @@ class Timeline:
         changed = any(not is_output(name) for name in changes)
         if only_changes and not changed and not process_changed and not reordered:
             return None  # what a front end displays is no change to come back to
+        # Of a library that was imported there is a state now, where there was none.
+        old, new = present.process.tokens, process.tokens
+        came = {name for name in new if new[name] is not None and old.get(name) is None}
         addresses = present.process_addresses
-        if tokens_changed or process.names != addresses.keys():
-            addresses = self._store_process(process, process.names.difference(tokens_changed))
+        if tokens_changed or came or process.names != addresses.keys():
+            kept = process.names.difference(tokens_changed, came)
+            addresses = self._store_process(process, kept)
         # An interrupt in between would leave a change that is known, and that no commit names.
         with self._hold():
             present.adopt(look)

@@ -398,7 +398,13 @@ def set_tensor_state(tensor: Any, state: tuple[dict[str, Any], Any]) -> None:
     """Set the attributes and the gradient."""
     attributes, grad = state
     vars(tensor).update(attributes)
-    tensor.grad = grad
+    if grad is None or (grad.shape, grad.dtype) == (tensor.shape, tensor.dtype):
+        tensor.grad = grad
+    else:  # an old one: the tensor was given other data since
+        data = tensor.data
+        tensor.data = grad.new_empty(grad.shape)
+        tensor.grad = grad
+        tensor.data = data
 
 
 def make_array_of_storage(

@@ -24,7 +24,7 @@ class Storages:
     """The storages of one pickle."""
 
     def __init__(self) -> None:
-        self._known: dict[int, _Storage] = {}
+        self._known: dict[tuple[int, int], _Storage] = {}
 
     def reduce(self, tensor: Any) -> Any:
         """Return what a pickle is to hold of a tensor."""
@@ -49,8 +49,8 @@ class Storages:
 
     def _storage(self, tensor: Any) -> _Storage:
         storage = tensor.untyped_storage()
-        # Of empty ones nobody can tell which is which; their addresses say nothing.
-        key = storage.data_ptr() if storage.nbytes() else 0
+        # Two of one array are one, those of parts of it are not. Empty ones have no address.
+        key = storage.data_ptr() if storage.nbytes() else storage._cdata, storage.nbytes()
         if key not in self._known:
             self._known[key] = _Storage(storage)
         return self._known[key]
@@ -69,10 +69,12 @@ class _Storage:
 
 def tensor_under(array: Any) -> Any:
     """Return the tensor whose memory an array has; None if it has its own, or another's."""
-    torch, base = sys.modules.get("torch"), array.base
+    base = array.base
     while isinstance(base, sys.modules["numpy"].ndarray):
         base = base.base
-    return base if torch is not None and isinstance(base, torch.Tensor) else None
+    # Not there yet, for code that runs while torch is imported.
+    kind = getattr(sys.modules.get("torch"), "Tensor", None)
+    return base if base is not None and kind is not None and isinstance(base, kind) else None
 
 
 def is_plain(tensor: Any) -> bool:
@@ -84,7 +86,7 @@ def is_plain(tensor: Any) -> bool:
         and tensor.device.type == "cpu"
         and tensor.layout is torch.strided
         and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg() or tensor.is_nested)
-        and not tensor._backward_hooks
+        and not (tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None))
     )
 
 
@@ -102,5 +104,24 @@ def _bytes_of(storage: Any) -> Any:
     numpy = sys.modules["numpy"]
     if not storage.nbytes():
         return numpy.empty(0, "u1")
-    memory = (ctypes.c_ubyte * storage.nbytes()).from_address(storage.data_ptr())
-    return numpy.frombuffer(memory, "u1")
+    start, size = storage.data_ptr(), storage.nbytes()
+    array = numpy.frombuffer((ctypes.c_ubyte * size).from_address(start), "u1")
+    if (
+        not storage.resizable()
+    ):  # memory of someone else's, such as a file that is mapped to be read
+        array.flags.writeable = _is_writable(start, start + size)
+    return array
+
+
+def _is_writable(start: int, stop: int) -> bool:
+    """Tell whether memory can be written to; False where the system does not tell."""
+    try:
+        with open("/proc/self/maps") as file:
+            lines = [line.split(maxsplit=2)[:2] for line in file]
+    except OSError:
+        return False
+    for span, rights in lines:
+        low, high = (int(address, 16) for address in span.split("-"))
+        if low < stop and start < high and "w" not in rights:
+            return False
+    return True

@@ -49,6 +49,7 @@ class Caches:
             at = bisect.bisect(known, commit, key=operator.itemgetter(0))
             if not at or known[at - 1][1] != cached.cache_info().misses:
                 cached.cache_clear()
+                self._misses.pop(cached, None)  # it counts from zero, and may come to the same
 
 
 def _found(values: Iterable[Any]) -> Iterator[Any]:

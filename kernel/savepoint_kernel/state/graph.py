@@ -23,6 +23,7 @@ Threads: whoever owns the namespace; nothing here is kept.
 from __future__ import annotations
 
 import array
+import asyncio
 import builtins
 import collections
 import datetime
@@ -31,6 +32,7 @@ import enum
 import fractions
 import gc
 import itertools
+import logging
 import re
 import sys
 import types
@@ -91,6 +93,12 @@ _PLAIN = _PLAIN_ATOMS | {dict, frozenset, list, set, tuple}
 """Exact types that any pickler saves as they are, with no code of Python's."""
 
 _CONTAINERS = frozenset({dict, frozenset, list, set, tuple, collections.deque})
+_OF_THE_PROCESS = (logging.Logger, logging.Manager, asyncio.AbstractEventLoop)
+"""They lead to everything there is, and a co-variable with one of them would have all names."""
+
+_KERNEL = frozenset({"ipykernel", "savepoint_kernel"})
+"""What these made does so too: the shell, its streams, comms."""
+
 _SPECIAL = (types.FunctionType, types.ModuleType, array.array, memoryview, weakref.ref)
 _IMMUTABLE_CONTAINERS = (tuple, frozenset, types.MethodType, slice, *_SHOWN_OR_BOUND)
 """Not links themselves, but what they hold is."""
@@ -184,7 +192,7 @@ class _Walk:
         self._ndarray: Any = numpy.ndarray if numpy else ()
         # Not yet there, for code that runs while torch is imported.
         self._tensor: Any = getattr(torch, "Tensor", ())
-        self._immutable: tuple[Any, ...] = (type, enum.Enum)
+        self._immutable: tuple[Any, ...] = (type, enum.Enum, *_OF_THE_PROCESS)
         if numpy:
             self._immutable += (numpy.generic, numpy.dtype, numpy.ufunc)
         if pandas:
@@ -227,6 +235,8 @@ class _Walk:
             return gc.get_referents(*itertools.filterfalse(self._has_atoms, values.values()))
         if kind.__module__ == "__main__":
             self.enter_class(kind)
+        elif str(kind.__module__).partition(".")[0] in _KERNEL:
+            return ()
         if len(values) > _FEW and self._is_ordinary(kind):
             self.objects.update(values)
             return [item for item in gc.get_referents(*values.values()) if item is not kind]

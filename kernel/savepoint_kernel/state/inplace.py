@@ -50,6 +50,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from ..serialize.pickler import LARGE
+from ..serialize.tensors import tensor_under
 from .kinds import CLASS, Kind
 from .memory import share_memory
 from .payload_arrays import Array
@@ -195,8 +197,14 @@ def _refill_flat(loaded: dict[str, Any], anchors: Anchors) -> dict[str, Any] | N
     (new, *others) = {id(value): value for value in loaded.values()}.values()
     if others or type(original) is not type(new) or type(new) not in _FLAT:
         return None
+    if len(new) < LARGE and any(item is new for item in _items(new)):
+        return None
     _fill_flat(original, new)
     return dict.fromkeys(loaded, original)
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if type(value) is dict else value
 
 
 def _fill_flat(original: Any, contents: Any) -> None:
@@ -296,7 +304,8 @@ class _Refill:
         if original is item or number in self._walk.leaves:
             self._partner.pop(number, None)
             return item
-        if original is None or kind.opaque:
+        of_tensor = isinstance(kind.payload, Array) and tensor_under(item) is not None
+        if original is None or kind.opaque or of_tensor:
             self._partner.pop(number, None)
             return item
         if type(original) is not type(item):

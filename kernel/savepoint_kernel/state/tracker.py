@@ -34,6 +34,9 @@ from .liverefs import LiveReferences, reason_of
 from .namespace import Uses, unlimited, uses
 from .view import is_output
 
+KEPT_BYTES = 16 << 20
+"""What pickles that a look is going to need may take; those of all else are made once more."""
+
 NOTHING_STORED: Mapping[frozenset[str], Image] = types.MappingProxyType({})
 
 CompileCell = Callable[[str], "types.CodeType | None"]
@@ -379,7 +382,8 @@ class _Search:
         self.footprints: dict[str, Footprint] = {}
         self.broken: dict[str, str] = {}
         self.flat: dict[frozenset[str], bytes] = {}
-        """Pickles of large values that hold numbers only."""
+        """Pickles of large values that hold numbers and strings only."""
+        self._flat_room = KEPT_BYTES
         self.defeat: str | None = None
         self.by_request = False
         """True if names are looked at that no code may have touched."""
@@ -441,15 +445,17 @@ class _Search:
         yield from self._used_by(self._tracker.footprint_of(name))
 
     def _footprint(self, name: str, value: Any) -> Footprint:
-        pickled = dumps_flat(name, value)
-        if pickled is not None:
-            self.flat[frozenset([name])] = pickled
-            return Footprint(frozenset([id(value)]), plain=True)
         try:
-            return footprint(value, self._namespace)
+            pickled = dumps_flat(name, value)
+            if pickled is None:
+                return footprint(value, self._namespace)
         except Exception as error:  # of users: a __class__ property, a metaclass
             self.broken[name] = reason_of(error)
             return Footprint(frozenset({id(value)}))
+        if self._flat_room >= len(pickled):
+            self._flat_room -= len(pickled)
+            self.flat[frozenset([name])] = pickled
+        return Footprint(frozenset([id(value)]), plain=True)
 
     def _used_by(self, found: Footprint) -> Iterator[str]:
         """Yield what the code and the classes of a value may touch."""
