@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, seed
 
@@ -70,7 +71,8 @@ def test_frame_is_the_object_it_was_with_the_memory_it_had(kernel: Kernel, cell:
     kernel.ok("at, deep = address(x), depth(x._mgr.blocks[0].values)")
     for _ in range(3):
         there_and_back()
-    if cell == CELLS_OF_FRAMES["column"]:
+    # Before pandas 3 a frame keeps columns that were looked at, and so all of it is shared.
+    if cell == CELLS_OF_FRAMES["column"] and int(pd.__version__.partition(".")[0]) >= 3:
         assert kernel.eval("address(x) == at, depth(x._mgr.blocks[0].values) - deep <= 4") == (
             "(True, True)"
         )

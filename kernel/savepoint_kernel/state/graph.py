@@ -99,6 +99,10 @@ _OF_THE_PROCESS = (logging.Logger, logging.Manager, asyncio.AbstractEventLoop)
 _KERNEL = frozenset({"ipykernel", "savepoint_kernel"})
 """What these made does so too: the shell, its streams, comms."""
 
+_GENERATORS = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
+_INLINE_VALUES = 1 << 2
+"""Flag of classes whose instances have a dict only when somebody asks for it (3.13)."""
+
 _SPECIAL = (types.FunctionType, types.ModuleType, array.array, memoryview, weakref.ref)
 _IMMUTABLE_CONTAINERS = (tuple, frozenset, types.MethodType, slice, *_SHOWN_OR_BOUND)
 """Not links themselves, but what they hold is."""
@@ -290,7 +294,12 @@ class _Walk:
             self.objects.add(id(value))
         if isinstance(value, array.array):
             return ()
-        return [item for item in gc.get_referents(value) if item is not kind]
+        held = [item for item in gc.get_referents(value) if item is not kind]
+        if isinstance(value, _GENERATORS):  # before 3.11 they have their locals by a frame
+            held += gc.get_referents(*(item for item in held if type(item) is types.FrameType))
+        if kind.__flags__ & _INLINE_VALUES:  # since 3.13 nothing tells of the dict
+            held.append(_dict_of(value))
+        return held
 
     def enter_class(self, cls: type) -> None:
         """Note the code of a class and of its bases, as far as cells defined them."""
@@ -345,6 +354,14 @@ class _Walk:
             return gc.get_referents(value)
         self.memory.append(span)
         return [*vars(value).values(), value.grad if value.is_leaf else None]
+
+
+def _dict_of(value: Any) -> Any:
+    for base in type(value).__mro__:
+        descriptor = vars(base).get("__dict__")
+        if type(descriptor) is types.GetSetDescriptorType:  # else code of users would run
+            return descriptor.__get__(value)
+    return None
 
 
 def _functions(attribute: Any) -> Iterator[types.FunctionType]:
