@@ -106,9 +106,7 @@ def _bytes_of(storage: Any) -> Any:
         return numpy.empty(0, "u1")
     start, size = storage.data_ptr(), storage.nbytes()
     array = numpy.frombuffer((ctypes.c_ubyte * size).from_address(start), "u1")
-    if (
-        not storage.resizable()
-    ):  # memory of someone else's, such as a file that is mapped to be read
+    if not storage.resizable():  # another's memory, such as a file that is mapped to be read
         array.flags.writeable = _is_writable(start, start + size)
     return array
 
