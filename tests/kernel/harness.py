@@ -210,6 +210,15 @@ class Kernel:
             self.reply(self.send("interrupt_request", channel="control"), channel="control")
 
 
+def go_back(kernel: Kernel, cell: str, way: str) -> None:
+    """Run a cell and take it back: by "undo", or by the "rollback" of a transaction."""
+    if way == "undo":
+        kernel.ok(cell)
+        kernel.ok("%undo")
+    else:
+        kernel.run(cell, metadata={"savepoint": {"transaction": "rollback_always"}})
+
+
 def parent_id(msg: Message) -> str | None:
     """Id of the request a message belongs to."""
     return msg["parent_header"].get("msg_id")

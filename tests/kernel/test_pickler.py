@@ -34,7 +34,8 @@ import pytest
 
 from savepoint_kernel.exceptions import NotPicklable, UnrestorableState
 from savepoint_kernel.serialize import portable
-from savepoint_kernel.serialize.pickler import LARGE, dumps, dumps_flat, dumps_plain
+from savepoint_kernel.serialize.flat import LARGE, dumps_flat, dumps_plain
+from savepoint_kernel.serialize.pickler import dumps
 from savepoint_kernel.serialize.portable import loads
 from savepoint_kernel.serialize.sources import REGISTRY
 

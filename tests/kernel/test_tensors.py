@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from .harness import Kernel, start_kernel
+from .harness import Kernel, go_back, start_kernel
 
 MODEL = """\
 import torch
@@ -30,14 +30,6 @@ a = torch.arange(6.); b = a[2:4]; c = a.view(2, 3).T; n = a.numpy(); held = [a.d
 apart = torch.arange(6.); other = torch.arange(6.)
 """
 SEEN = "(a.tolist(), b.tolist(), c.tolist(), n.tolist(), held[0].tolist())"
-
-
-def go_back(kernel: Kernel, cell: str, way: str) -> None:
-    if way == "undo":
-        kernel.ok(cell)
-        kernel.ok("%undo")
-    else:
-        kernel.run(cell, metadata={"savepoint": {"transaction": "rollback_always"}})
 
 
 @pytest.mark.parametrize("way", ["undo", "rollback"])

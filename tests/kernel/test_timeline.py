@@ -494,9 +494,10 @@ def test_state_of_a_library_set_in_the_cell_that_imports_it_is_committed(own_ker
     own_kernel.ok("drawn = np.random.rand()")
     own_kernel.ok("%undo")
     own_kernel.ok("again = np.random.rand(); np.random.seed(3); expected = np.random.rand()")
-    assert own_kernel.eval(
-        "(float(again) == float(expected), np.get_printoptions()['precision'])"
-    ) == ("(True, 2)")
+    assert (
+        own_kernel.eval("(float(again) == float(expected), np.get_printoptions()['precision'])")
+        == "(True, 2)"
+    )
 
 
 def test_container_that_holds_itself_does_so_after_an_undo(kernel):

@@ -20,7 +20,7 @@ from savepoint_kernel.state.imager import Group
 from savepoint_kernel.state.inplace import put_back
 from savepoint_kernel.state.pairing import Past, refillable
 
-from .harness import Kernel, start_kernel
+from .harness import Kernel, go_back, start_kernel
 from .programs import NAMES, Look, Programs, _profile, programs
 
 ROOT = Path(__file__).parents[2]
@@ -57,11 +57,7 @@ CELLS_OF_FRAMES = {
 @pytest.mark.parametrize("cell", CELLS_OF_FRAMES.values(), ids=CELLS_OF_FRAMES)
 def test_frame_is_the_object_it_was_with_the_memory_it_had(kernel: Kernel, cell: str, way: str):
     def there_and_back() -> None:
-        if way == "undo":
-            kernel.ok(cell)
-            kernel.ok("%undo")
-        else:
-            kernel.run(f"{cell}\n1/0", metadata={"savepoint": {"transaction": "rollback_always"}})
+        go_back(kernel, cell, way)
         assert kernel.eval(f"(x.equals(was), list(x.dtypes) == list(was.dtypes), x is {HELD})") == (
             "(True, True, True)"
         )
@@ -87,12 +83,7 @@ def test_frame_is_the_object_it_was_with_the_memory_it_had(kernel: Kernel, cell:
 @pytest.mark.parametrize("held", ["x['a']", "x[['a', 'b']]", "x.iloc[2:]", "x.copy(deep=False)"])
 def test_memory_that_another_frame_has_is_left_to_that_one(kernel: Kernel, held: str, way: str):
     kernel.ok(f"{FRAME}get_ipython().other = {held}; expected = get_ipython().other.copy()")
-    if way == "undo":
-        kernel.ok("x['new'] = x['a'] * 2")
-        kernel.ok("%undo")
-    else:
-        policy = {"savepoint": {"transaction": "rollback_always"}}
-        kernel.run("x['new'] = x['a'] * 2", metadata=policy)
+    go_back(kernel, "x['new'] = x['a'] * 2", way)
     kernel.ok("x.loc[:, 'a'] = -1.0; x.loc[:, 'b'] = -2.0")
     assert kernel.eval("get_ipython().other.equals(expected)") == "True"
     kernel.ok(f"del x, {HELD}, get_ipython().other")
@@ -113,11 +104,7 @@ def test_memory_of_an_index_is_not_taken(kernel: Kernel, setup: str, seen: str, 
         "import numpy as np, pandas as pd\ny = pd.DataFrame({'n': np.arange(20_000) * 2.0})\n"
         f"x = pd.DataFrame({{'a': np.arange(20_000.0)}})\n{setup}"
     )
-    if way == "undo":
-        kernel.ok("x['new'] = 1")
-        kernel.ok("%undo")
-    else:
-        kernel.run("x['new'] = 1", metadata={"savepoint": {"transaction": "rollback_always"}})
+    go_back(kernel, "x['new'] = 1", way)
     kernel.ok("y['n'].to_numpy(); y.iloc[0, 0] = 999.0")
     assert kernel.eval(f"float({seen})") == "0.0"
     kernel.ok("del x, y")
@@ -128,11 +115,7 @@ def test_frame_that_is_let_go_keeps_its_memory(kernel: Kernel, way: str):
     """Another one is bound: what comes back may not see what becomes of that."""
     cell = "y = x; x = x.assign(new=1); get_ipython().later = x; del y"
     kernel.ok(FRAME)
-    if way == "undo":
-        kernel.ok(cell)
-        kernel.ok("%undo")
-    else:
-        kernel.run(cell, metadata={"savepoint": {"transaction": "rollback_always"}})
+    go_back(kernel, cell, way)
     kernel.ok("x.loc[:, 'a'] = -1.0; get_ipython().later.loc[:, 'b'] = -2.0")
     assert kernel.eval("get_ipython().later['a'].equals(was['a']), x['b'].equals(was['b'])") == (
         "(True, True)"

@@ -236,9 +236,8 @@ class Checkout:
             self._present.caches.go_back(base.head.number, self._present.view.read())
             arrive()
             groups = [group for group, _ in base.anchors]
-            known: set[str] = set()
-            if not inside:  # what is known is the state that this is
-                known.update(staging.as_known(self._present.tracker.footprint_of))
+            # But for commits in between, what is known is the state that this is.
+            known = () if inside else {*staging.as_known(self._present.tracker.footprint_of)}
             fresh = {name: value for name, value in values.items() if name not in known}
             self._present.settle(fresh, base.ranks, base.process, base.process_addresses, groups)
         for group, _ in base.anchors:

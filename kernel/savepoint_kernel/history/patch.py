@@ -35,6 +35,18 @@ class Live:
     values: Mapping[str, Any]
     footprints: Mapping[str, Footprint]
 
+    def buffers(self, namespace: dict[str, Any]) -> list[memoryview] | None:
+        """Return the memory of the buffers in its image; None if it has other ones by now.
+
+        Raises:
+            Exception: what pickling raises.
+        """
+        assert self.group.image is not None
+        ordered = {name: self.values[name] for name in sorted(self.group.names)}
+        raw = [buffer.raw() for buffer in dumps(ordered, namespace)[1]]
+        sizes = [sum(piece.size for piece in run) for run in self.group.image.buffers]
+        return raw if [len(view) for view in raw] == sizes else None
+
 
 @dataclass(frozen=True, slots=True)
 class Patch:
@@ -73,12 +85,10 @@ def find_patch(
     a, b = wanted.image, live.group.image
     assert a is not None
     assert b is not None
-    values = {name: live.values[name] for name in sorted(wanted.names)}
-    _, buffers = dumps(values, namespace)
-    raw = [buffer.raw() for buffer in buffers]
-    if [len(view) for view in raw] != [sum(p.size for p in run) for run in a.buffers]:
+    raw = live.buffers(namespace)
+    if raw is None:
         return None
-    spans = [span for name in values for span in live.footprints[name].memory]
+    spans = [span for name in live.values for span in live.footprints[name].memory]
     writes: list[tuple[memoryview, bytearray]] = []
     stored: list[tuple[bytes, memoryview]] = []
     for view, run, now in zip(raw, a.buffers, b.buffers, strict=True):

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pickle import PickleBuffer
 from typing import Any
 
-from ..serialize.pickler import dumps
 from ..state.fingerprint import Piece
 from ..state.inplace import Anchors
 from ..state.kinds import kind_of
@@ -52,17 +51,15 @@ def reusable(frame: Any, live: Live, namespace: dict[str, Any]) -> Mapping[Run, 
     numpy, blocks = sys.modules["numpy"], frame._mgr.blocks
     if live.group.image is None or any(map(_is_shared, blocks)):
         return {}
-    _, buffers = dumps(dict.fromkeys(sorted(live.values), frame), namespace)
-    raw = [buffer.raw() for buffer in buffers]
-    runs = live.group.image.buffers
-    if [len(view) for view in raw] != [sum(piece.size for piece in run) for run in runs]:
+    raw = live.buffers(namespace)
+    if raw is None:
         return {}
     # Not that of an index, nor of categories: others may have it, and nobody keeps account.
     values = [getattr(block.values, "_ndarray", block.values) for block in blocks]
     own = {address_of(array) for array in values if isinstance(array, numpy.ndarray)}
     return {
         run: _innermost(view)
-        for run, view in zip(runs, raw, strict=True)
+        for run, view in zip(live.group.image.buffers, raw, strict=True)
         if not view.readonly and address_of(numpy.frombuffer(view, "u1")) in own
     }
 

@@ -67,30 +67,10 @@ class Staging:
         Raises:
             UnrestorableState: that is not possible here.
         """
-        patch = None
-        copied = anchors is not None and anchors.contents is not None
-        if (
-            live is not None
-            and not copied
-            and anchors is not None
-            and may_be_patched(group, live)
-            and anchors.are_in(live.values, self._namespace)
-        ):
-            with _explained(group):
-                patch = find_patch(group, live, self._namespace, self._source)
-        if anchors is not None and copied:
+        if anchors is not None and anchors.contents is not None:
             self._copies.append(anchors)
-        elif patch is not None and live is not None:
-            self._patches.append((patch, live))
-        elif group.image is not None:
-            reader, frame = self._read, None
-            if live is not None and anchors is not None:
-                frame = same_frame(live, anchors)
-            if live is not None and frame is not None:
-                with _explained(group):
-                    present = reusable(frame, live, self._namespace)
-                reader = partial(read, source=self._source, present=present)
-            self._loaded.append((load(group, self._namespace, reader), anchors, frame))
+        elif not self._patch(group, live, anchors) and group.image is not None:
+            self._load(group, live, anchors)
         for name, dropped in group.dropped.items():
             value = self._references.get(dropped.key)
             if value is None:
@@ -101,6 +81,31 @@ class Staging:
             else:
                 self.unrestorable[name] = same_object(dropped)
             self._stand_ins[name] = value
+
+    def _patch(self, group: Group, live: Live | None, anchors: Anchors | None) -> bool:
+        """Read no more than the bytes that differ; False if more than bytes does."""
+        if (
+            live is None
+            or anchors is None
+            or not may_be_patched(group, live)
+            or not anchors.are_in(live.values, self._namespace)
+        ):
+            return False
+        with _explained(group):
+            patch = find_patch(group, live, self._namespace, self._source)
+        if patch is not None:
+            self._patches.append((patch, live))
+        return patch is not None
+
+    def _load(self, group: Group, live: Live | None, anchors: Anchors | None) -> None:
+        reader, frame = self._read, None
+        if live is not None and anchors is not None:
+            frame = same_frame(live, anchors)
+            if frame is not None:
+                with _explained(group):
+                    present = reusable(frame, live, self._namespace)
+                reader = partial(read, source=self._source, present=present)
+        self._loaded.append((load(group, self._namespace, reader), anchors, frame))
 
     @property
     def loaded(self) -> dict[str, Any]:

@@ -29,7 +29,6 @@ import enum
 import functools
 import hashlib
 import io
-import itertools
 import linecache
 import marshal
 import pickle
@@ -57,8 +56,6 @@ _HEAP_TYPE = 1 << 9
 _SERIES_MANAGER = ("pandas.core.internals.managers", "SingleBlockManager")
 
 _TENSORS = {("torch", "Tensor"), ("torch.nn.parameter", "Parameter")}
-
-_NOTHING = pickle.dumps(None, PROTOCOL)
 
 _NAMES_IN_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
 
@@ -97,110 +94,6 @@ def dumps(
             shared |= found
 
 
-def dumps_plain(named: Mapping[str, Any], *, limit: int | None = None) -> bytes:
-    """Pickle what consists of lists, dicts, sets and tuples of numbers and strings only.
-
-    `portable.loads` reads it as it reads the other format: the first of the two pickles is empty.
-
-    Raises:
-        NotPicklable: the limit, in bytes, is exceeded.
-    """
-    (value, *others) = named.values()
-    with bounded_recursion():
-        once = _is_large(value) and not (others or _starts_with_numbers(value))
-        pickled = _plain(named, fast=once and _has_each_string_once(value))
-    if limit is not None and len(pickled) > limit:
-        raise _too_large(limit)
-    return pickled
-
-
-def dumps_flat(name: str, value: Any) -> bytes | None:
-    """Pickle what `dumps_plain` makes of ``{name: value}`` if there are only numbers or strings.
-
-    Finding that out by a walk takes as long as pickling, or longer.
-
-    Args:
-        name: of the value.
-        value: anything.
-
-    Returns:
-        The pickle; None if it is no large list, dict or set, or holds anything else.
-    """
-    if not _is_large(value):
-        return None
-    if _starts_with_numbers(value):
-        return _dumps_numbers(name, value)
-    return _plain({name: value}, fast=True) if _has_each_string_once(value) else None
-
-
-def _dumps_numbers(name: str, value: Any) -> bytes | None:
-    """Pickle a value and see in the same pass that it has numbers, None, True and False only."""
-    target = io.BytesIO()
-    target.write(_NOTHING)
-    pickler = _FlatPickler(target, PROTOCOL)
-    try:
-        pickler.dump({name: value})
-    except _NotFlatError:
-        return None
-    # Numbers are not memoised; every string, bytearray and container is.
-    return target.getvalue() if len(pickler.memo.copy()) == _FLAT_MEMO else None
-
-
-def _plain(named: Mapping[str, Any], *, fast: bool) -> bytes:
-    target = io.BytesIO()
-    target.write(_NOTHING)
-    pickler = pickle.Pickler(target, PROTOCOL)
-    # Without the memo, which takes four fifths of the time for 200 000 strings.
-    pickler.fast = fast
-    pickler.dump(named)
-    return target.getvalue()
-
-
-def _is_large(value: Any) -> bool:
-    return type(value) in _FLAT and len(value) >= LARGE
-
-
-def _starts_with_numbers(value: Any) -> bool:
-    items = value.values() if type(value) is dict else value
-    return {type(next(iter(value))), type(next(iter(items)))} <= {int, float}
-
-
-def _has_each_string_once(value: Any) -> bool:
-    """Tell whether there are only numbers and strings, and no string seems to be repeated.
-
-    One that is would be loaded as many. Some are looked at, neighbours and others: a column of
-    labels shows, and so does a sorted one.
-    """
-    items = value.values() if type(value) is dict else value
-    sample = [*itertools.islice(items, _SAMPLE)]
-    sample += itertools.islice(items, _SAMPLE, None, len(value) // _SAMPLE)
-    strings = [item for item in sample if type(item) in {str, bytes}]
-    return (
-        len({*map(id, strings)}) == len(strings)
-        and {*map(type, sample)} <= _FLAT_ATOMS
-        and {*map(type, value), *map(type, items)} <= _FLAT_ATOMS
-    )
-
-
-LARGE = 10_000
-"""Items from which on a container is looked at for whether it holds numbers and strings only."""
-
-_SAMPLE = 1000
-_FLAT = frozenset({list, dict, set})
-_FLAT_ATOMS = frozenset({bool, bytes, complex, float, int, str, type(None)})
-_FLAT_MEMO = 3
-"""The dict, the name and the value."""
-
-
-class _NotFlatError(Exception):
-    pass
-
-
-class _FlatPickler(pickle.Pickler):
-    def reducer_override(self, obj: Any) -> Any:
-        raise _NotFlatError  # called for all but exact built-in types
-
-
 class _Target(io.BytesIO):
     """Where the pickle goes; counts if there is a limit."""
 
@@ -226,10 +119,11 @@ class _Target(io.BytesIO):
         self._left -= size
         if self._left < 0:
             assert self._limit is not None
-            raise _too_large(self._limit)
+            raise too_large(self._limit)
 
 
-def _too_large(limit: int) -> NotPicklable:
+def too_large(limit: int) -> NotPicklable:
+    """Make the error of a pickle with more bytes than it may have."""
     return NotPicklable(f"larger than the limit of {limit} bytes")
 
 

@@ -28,7 +28,8 @@ from typing import Any, NamedTuple, Protocol
 
 import xxhash
 
-from ..serialize.pickler import dumps, dumps_plain
+from ..serialize.flat import dumps_plain
+from ..serialize.pickler import dumps
 from ..serialize.portable import loads
 
 STREAM_PIECE = 1 << 16

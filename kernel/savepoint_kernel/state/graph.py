@@ -357,11 +357,16 @@ class _Walk:
 
 
 def _dict_of(value: Any) -> Any:
-    for base in type(value).__mro__:
-        descriptor = vars(base).get("__dict__")
-        if type(descriptor) is types.GetSetDescriptorType:  # else code of users would run
-            return descriptor.__get__(value)
-    return None
+    descriptors = (dict_descriptor(vars(base)) for base in type(value).__mro__)
+    found = next(filter(None, descriptors), None)
+    return None if found is None else found.__get__(value)
+
+
+def dict_descriptor(own: Mapping[str, Any]) -> Any:
+    """Return what gets the dict of an instance, by what is in its class; None if that is users'."""
+    found = own.get("__dict__")
+    known = (types.GetSetDescriptorType, types.MemberDescriptorType)
+    return found if isinstance(found, known) else None
 
 
 def _functions(attribute: Any) -> Iterator[types.FunctionType]:

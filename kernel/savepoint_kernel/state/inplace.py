@@ -50,7 +50,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..serialize.pickler import LARGE
+from ..serialize.flat import FLAT, LARGE, items_of
 from ..serialize.tensors import tensor_under
 from .kinds import CLASS, Kind
 from .memory import share_memory
@@ -60,9 +60,6 @@ from .sameness import same
 from .structure import Walk
 
 _log = logging.getLogger(__name__)
-
-_FLAT = frozenset({list, dict, set})
-"""Types of which an object that holds nothing with an identity can be copied in no time."""
 
 
 class Anchors:
@@ -160,7 +157,7 @@ def anchor(
     walk = Walk(namespace, leaves)
     anchors = Anchors(walk if walk.run(values) else None)
     anchors.flat = leaves == {*map(id, walk.objects)} and len(leaves) == 1
-    if anchors.flat and type(walk.objects[0]) in _FLAT and sys.getsizeof(walk.objects[0]) <= room:
+    if anchors.flat and type(walk.objects[0]) in FLAT and sys.getsizeof(walk.objects[0]) <= room:
         anchors.contents = walk.objects[0].copy()
     return anchors
 
@@ -195,16 +192,13 @@ def _refill_flat(loaded: dict[str, Any], anchors: Anchors) -> dict[str, Any] | N
     """Do what `_Refill` does for a list, dict or set of numbers and strings, in C."""
     (original,) = anchors.alive()
     (new, *others) = {id(value): value for value in loaded.values()}.values()
-    if others or type(original) is not type(new) or type(new) not in _FLAT:
+    if others or type(original) is not type(new) or type(new) not in FLAT:
         return None
-    if len(new) < LARGE and any(item is new for item in _items(new)):
+    # It may hold itself, but for the large ones, which were seen to hold nothing of the kind.
+    if len(new) < LARGE and any(item is new for item in items_of(new)):
         return None
     _fill_flat(original, new)
     return dict.fromkeys(loaded, original)
-
-
-def _items(value: Any) -> Iterable[Any]:
-    return value.values() if type(value) is dict else value
 
 
 def _fill_flat(original: Any, contents: Any) -> None:

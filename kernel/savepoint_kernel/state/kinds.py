@@ -13,9 +13,10 @@ import logging
 import struct
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from .graph import dict_descriptor
 from .payload_arrays import BYTES, FRAME, Array
 from .payloads import BY_BASE, BY_TYPE, NO_PAYLOAD, Payload
 
@@ -120,7 +121,7 @@ def kind_of(cls: type) -> Kind | None:
     descriptor = None
     for part in cls.__mro__:
         own = vars(part)
-        descriptor = descriptor or _dict_descriptor(own)
+        descriptor = descriptor or dict_descriptor(own)
         if part in base.__mro__:
             continue
         members = [held for held in own.values() if type(held) is types.MemberDescriptorType]
@@ -136,9 +137,3 @@ def kind_of(cls: type) -> Kind | None:
     if cls.__basicsize__ - base.__basicsize__ != extra * struct.calcsize("P"):
         return opaque
     return Kind(payloads[base], weak, dict_descriptor=descriptor, slots=slots)
-
-
-def _dict_descriptor(own: Mapping[str, Any]) -> Any:
-    found = own.get("__dict__")
-    known = (types.GetSetDescriptorType, types.MemberDescriptorType)
-    return found if isinstance(found, known) else None

@@ -6,7 +6,7 @@ it the settings it starts with: a rolled-back `plt.style.use` of the cell that i
 
 Left out: matplotlib's ``backend``, as in `matplotlib.rc_context` (pyplot has loaded one or not,
 which the name alone does not undo); a global numpy generator other than the legacy MT19937; the
-generators of other libraries.
+generators of other libraries, and those of torch on GPUs.
 
 A capture of all runs at every cell. With numpy, matplotlib and pandas imported it takes 0.25 ms
 (CPython 3.11, AMD EPYC, others busy on it: median of ten runs, which took 0.20 to 0.30), by ::

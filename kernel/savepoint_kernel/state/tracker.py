@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..serialize.pickler import dumps_flat
+from ..serialize.flat import dumps_flat
 from .fingerprint import Digests, Image, Put
 from .graph import PLAIN_ATOM, Footprint, covariables, footprint, is_atom
 from .imager import Group, Guard, Imager, Limits
