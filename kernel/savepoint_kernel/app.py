@@ -56,6 +56,10 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._interrupts = Interrupts()
 
+    @default("config_file_name")
+    def _default_config_file_name(self) -> str:
+        return "ipython_kernel_config.py"  # ipykernel's, so what is set there goes on to hold
+
     @default("outstream_class")
     def _default_outstream_class(self) -> str:
         return "savepoint_kernel.output.OutStream"

@@ -507,6 +507,14 @@ def test_container_that_holds_itself_does_so_after_an_undo(kernel):
     assert kernel.eval("(len(x), x[0] is x, len(y), y['y'] is y)") == "(1, True, 1, True)"
 
 
+def test_configuration_file_of_ipykernel_holds(tmp_path):
+    profile = tmp_path / "profile_default"
+    profile.mkdir()
+    (profile / "ipython_kernel_config.py").write_text("c.Savepoints.session = 'from-a-file'")
+    with start_kernel(env={"IPYTHONDIR": str(tmp_path)}) as kernel:
+        assert "from-a-file" in shown(kernel, "%savepoint status")
+
+
 def test_session_comes_back_in_a_new_process():
     session = "--Savepoints.session=comes-back"
     with start_kernel(session) as kernel:
