@@ -33,12 +33,13 @@ import fractions
 import gc
 import itertools
 import logging
+import operator
 import re
 import sys
 import types
 import uuid
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +52,11 @@ LIMIT = 2_000_000
 _FEW = 16
 """Objects of a type that are looked at one by one: to find out more of it takes longer."""
 
+_TOGETHER = 4096
+"""Objects whose contents are looked at together: lists of these should stay in a CPU's cache."""
+
 _MANY = 100_000
-"""Objects that are looked at together, at most: lists of them take memory."""
+"""Members from which on a container is asked whether all are atoms: to list them takes memory."""
 
 ATOMS: frozenset[type] = frozenset(
     {
@@ -188,7 +192,8 @@ class _Walk:
         self.classes: set[int] = set()
         self.plain = True
         self._namespace = namespace
-        self._seen: set[int] = {id(namespace), id(vars(builtins))}
+        self._seen: set[int] = {id(namespace), id(vars(builtins))}  # or `objects` has it
+        self._count = 0
         # Temporaries must outlive the walk: a freed one's id would be taken for another's.
         self._keep: list[Any] = []
         numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
@@ -208,43 +213,67 @@ class _Walk:
 
     def run(self, roots: Iterable[Any]) -> bool:
         """Walk, one layer after the other; False if it was given up."""
-        layer = list(roots)
+        layer: dict[type, list[Any]] = {}
+        self._sort(list(roots), layer)
         while layer:
             self._keep.append(layer)
-            by_kind: dict[type, list[Any]] = {}
-            for kind in set(map(type, layer)):
-                self.plain = self.plain and kind in _PLAIN
-                if kind not in ATOMS:
-                    by_kind[kind] = []
-            if by_kind:  # else a million numbers are one pass in C
-                for value in layer:
-                    if type(value) in by_kind:
-                        by_kind[type(value)].append(value)
-            layer = []
-            for kind, values in by_kind.items():
-                for start in range(0, len(values), _MANY):
-                    part = values[start : start + _MANY]
-                    fresh = {id(value): value for value in part if id(value) not in self._seen}
-                    self._seen.update(fresh)
-                    if len(self._seen) > LIMIT:
+            following: dict[type, list[Any]] = {}
+            for kind, values in layer.items():
+                for start in range(0, len(values), _TOGETHER):
+                    fresh, ids = self._unseen(values[start : start + _TOGETHER])
+                    self._count += len(fresh)
+                    if self._count > LIMIT:
                         return False
-                    layer += self._held_by(kind, fresh)
+                    if fresh:
+                        self._sort(self._held_by(kind, fresh, ids), following)
+            layer = following
         return True
 
-    def _held_by(self, kind: type, values: Mapping[int, Any]) -> Iterable[Any]:
+    def _sort(self, values: list[Any], layer: dict[type, list[Any]]) -> None:
+        """Add values to others of their types, but for atoms, of which there may be millions."""
+        kinds = [*map(type, values)]
+        different = set(kinds)
+        self.plain = self.plain and different <= _PLAIN
+        different -= ATOMS
+        if len(different) * _FEW < len(values):
+            for kind in different:
+                same = map(operator.is_, kinds, itertools.repeat(kind))
+                layer.setdefault(kind, []).extend(itertools.compress(values, same))
+        else:
+            for value in values:
+                if type(value) in different:
+                    layer.setdefault(type(value), []).append(value)
+
+    def _unseen(self, values: list[Any]) -> tuple[list[Any], Collection[int]]:
+        """Return the values not met before, each once, and their ids."""
+        if len(values) > _FEW:
+            ids = {*map(id, values)}
+            new = self._seen.isdisjoint(ids) and self.objects.isdisjoint(ids)
+            if new and len(ids) == len(values):
+                return values, ids
+        fresh = {
+            id(value): value
+            for value in values
+            if id(value) not in self._seen and id(value) not in self.objects
+        }
+        return [*fresh.values()], fresh.keys()
+
+    def _held_by(self, kind: type, values: list[Any], ids: Collection[int]) -> list[Any]:
         """Note what values of one type are, and return what they hold."""
         if kind in _CONTAINERS:
-            if kind not in _IMMUTABLE_CONTAINERS:
-                self.objects.update(values)
-            return gc.get_referents(*itertools.filterfalse(self._has_atoms, values.values()))
+            (self._seen if kind in _IMMUTABLE_CONTAINERS else self.objects).update(ids)
+            if max(map(len, values)) >= _MANY:
+                return gc.get_referents(*itertools.filterfalse(self._has_atoms, values))
+            return gc.get_referents(*values)
+        self._seen.update(ids)
         if kind.__module__ == "__main__":
             self.enter_class(kind)
         elif str(kind.__module__).partition(".")[0] in _KERNEL:
-            return ()
+            return []
         if len(values) > _FEW and self._is_ordinary(kind):
-            self.objects.update(values)
-            return [item for item in gc.get_referents(*values.values()) if item is not kind]
-        return itertools.chain.from_iterable(map(self._visit, values.values()))
+            self.objects.update(ids)
+            return [item for item in gc.get_referents(*values) if item is not kind]
+        return [*itertools.chain.from_iterable(map(self._visit, values))]
 
     def _has_atoms(self, container: Any) -> bool:
         """Tell whether a large container has nothing else: then no list is made of them."""
@@ -412,11 +441,13 @@ def covariables(footprints: Mapping[str, Footprint]) -> list[frozenset[str]]:
 
     owners: dict[int, str] = {}
     incomplete: str | None = None
-    for name, known in footprints.items():
-        shared = known.objects & owners.keys()
-        for other in {owners[item] for item in shared}:
-            leader[find(name)] = find(other)
-        owners.update(dict.fromkeys(known.objects - shared if shared else known.objects, name))
+    by_size = sorted(footprints.items(), key=lambda item: len(item[1].objects))
+    for rank, (name, known) in enumerate(by_size, 1):
+        if not owners.keys().isdisjoint(known.objects):
+            for other in {owners[item] for item in known.objects & owners.keys()}:
+                leader[find(name)] = find(other)
+        if rank < len(by_size):  # nobody asks who owns what the last has, which has most
+            owners.update(dict.fromkeys(known.objects, name))
         if not known.complete:
             incomplete = incomplete or name
             leader[find(name)] = find(incomplete)

@@ -209,6 +209,12 @@ class Tracker:
             for dropped in group.dropped.values():
                 if dropped.key not in kept:
                     self._references.release(dropped.key)
+        # Of a name that shares nothing, before or after, only what differs has to be written down.
+        owned = {
+            name: self._footprints[name].objects
+            for name in look.footprints.keys() & self._footprints.keys()
+            if len(self._groups[name].all_names) == 1
+        }
         for group in (*look.gone, *renewed):
             self._by_id.pop(id(group), None)
             for name in group.all_names:
@@ -219,7 +225,9 @@ class Tracker:
                 known = look.footprints[name]
                 self._groups[name] = group
                 self._footprints[name] = known
-                self._owners.update(dict.fromkeys(known.objects, name))
+                former = owned.get(name) if len(group.all_names) == 1 else None
+                added = known.objects - former if former else known.objects
+                self._owners.update(dict.fromkeys(added, name))
                 value = look.values[name]
                 if is_atom(value):
                     self._atoms[name] = value
@@ -331,9 +339,12 @@ class Tracker:
         known = self._footprints[name]
         return known.plain and len(known.objects) == 1
 
-    def owners_of(self, found: Footprint) -> Iterator[str]:
-        """Yield a name at least of each known co-variable that shares something with ``found``."""
-        for name in set(map(self._owners.get, found.objects)):
+    def owners_of(self, found: Footprint, known: Footprint) -> Iterator[str]:
+        """Yield a name at least of each co-variable that shares something with ``found``.
+
+        That one may be left out in which a name has the footprint ``known``.
+        """
+        for name in set(map(self._owners.get, found.objects - known.objects)):
             if name is not None:
                 yield name
         for start, stop in found.memory:
@@ -441,7 +452,7 @@ class _Search:
             if issubclass(type(value), type):
                 yield from self._tracker.instances_of(value)
             yield from self._used_by(found)
-            yield from self._tracker.owners_of(found)
+            yield from self._tracker.owners_of(found, self._tracker.footprint_of(name))
         yield from self._used_by(self._tracker.footprint_of(name))
 
     def _footprint(self, name: str, value: Any) -> Footprint:
