@@ -98,10 +98,17 @@ def commits() -> list[Commit]:
 
 
 def timeline(count: int = 20) -> TimelineTable:
-    """Return the latest commits as a table that displays itself; all for 0."""
+    """Return the latest commits that changed something as a table that displays itself.
+
+    Args:
+        count: how many; 0 for all.
+
+    Raises:
+        ValueError: it is no such number.
+    """
     commands = _commands()
     head: Commit = _kernel().savepoints.timeline.head
-    return TimelineTable(commands.log(count), head.number, commands.names())
+    return TimelineTable(commands.changes(count), head.number, commands.names())
 
 
 def undo(count: int = 1) -> Restored:
@@ -109,6 +116,7 @@ def undo(count: int = 1) -> Restored:
 
     Raises:
         CheckpointNotFound: there are not as many.
+        ValueError: ``count`` is less than 1.
     """
     return _commands().undo(count)
 
@@ -141,18 +149,21 @@ def checkpoint(
     return _commands().checkpoint(name, message, policy)
 
 
-def restore(commit: str | int | None = None, names: Iterable[str] = ()) -> Restored:
+def restore(commit: Commit | str | int | None = None, names: str | Iterable[str] = ()) -> Restored:
     """Go to a commit, or take names from it.
 
     Args:
-        commit: its name or number; None for where the process before this one left the session.
-        names: take only these; names that shared something share it again.
+        commit: it, its name or number; None for where the process before this one left off.
+        names: take only these, or this one; names that shared something share it again.
 
     Raises:
         CheckpointNotFound: there is no such commit or name.
         UnrestorableState: a value can't be loaded; nothing was changed.
     """
-    return _commands().restore(None if commit is None else str(commit), list(names))
+    if isinstance(commit, Commit):
+        commit = commit.number
+    chosen = [names] if isinstance(names, str) else list(names)
+    return _commands().restore(None if commit is None else str(commit), chosen)
 
 
 def transaction() -> AbstractContextManager[None]:
@@ -167,8 +178,10 @@ def transaction() -> AbstractContextManager[None]:
 def register(participant: Participant) -> None:
     """Let a participant take part in commits and rollbacks from now on.
 
+    It takes the place of one of its name that was registered before, by the same cell for example.
+
     Raises:
         TypeError: it lacks ``name``, ``capture`` or ``restore``.
-        ValueError: another one has its name.
+        ValueError: the kernel has one of its name.
     """
     _kernel().savepoints.participants.register(participant)

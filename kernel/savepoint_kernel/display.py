@@ -62,7 +62,8 @@ class TimelineTable:
 
 
 def _cell(commit: Commit, names: Sequence[str]) -> str:
-    label = commit.label if len(commit.label) <= 50 else commit.label[:49] + "…"
+    label = printable(str(commit.label))
+    label = label if len(label) <= 50 else label[:49] + "…"
     if commit.cell is not None:
         label = f"[{commit.cell.execution_count}] {label}"
         if commit.cell.failure != "none":
@@ -199,7 +200,8 @@ class Difference:
     def __repr__(self) -> str:
         if not self.lines:
             return f"{self.older} and {self.newer} have the same names and values."
-        return _text_table(("name", self.older, self.newer), self.lines)
+        lines = [tuple(map(printable, line)) for line in self.lines]
+        return _text_table(("name", self.older, self.newer), lines)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from .exceptions import (
     UnrestorableState,
     UntrustedStore,
 )
+from .history.commit import as_number
 from .serialize.sources import REGISTRY
-from .upkeep import Upkeep
+from .upkeep import COMMANDS, Upkeep
 
 if TYPE_CHECKING:
     from .history.commands import Commands
@@ -44,6 +45,7 @@ _EXPECTED = (
     TransactionConflict,
     UnrestorableState,
     UntrustedStore,
+    OSError,
     ValueError,
 )
 
@@ -53,10 +55,12 @@ def without_transaction_line(lines: list[str]) -> list[str]:
 
     An input transformer. The line stays, so that line numbers are those of the cell.
     """
-    if lines and lines[0].split()[:1] == ["%%transaction"]:
-        if lines[1:] and lines[1].startswith("%%"):  # which has to be the first line then
-            return [*lines[1:], "\n"]
-        return [f"# {lines[0]}", *lines[1:]]
+    first = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    if lines and lines[first].split()[:1] == ["%%transaction"]:
+        before, line, rest = lines[:first], lines[first], lines[first + 1 :]
+        if rest and rest[0].startswith("%%"):  # which has to be the first line then
+            return [*rest, *before, "\n"]
+        return [*before, f"# {line}", *rest]
     return lines
 
 
@@ -124,13 +128,8 @@ class TimelineMagics(Magics):  # type: ignore[misc]
         count = _number(number, "%timeline", 20, least=0)
         with _usage("%timeline"):
             commands, head = self._commands, self._timeline.head
-            names = commands.names()
-            commits = [
-                commit
-                for commit in commands.log()
-                if everything or commit.has_changes or commit.number in {head.number, *names}
-            ]
-            display(TimelineTable(commits[-count:], head.number, names))
+            commits = commands.log(count) if everything else commands.changes(count)
+            display(TimelineTable(commits, head.number, commands.names()))
 
     @line_magic  # type: ignore[untyped-decorator]
     def undo(self, line: str) -> None:
@@ -145,6 +144,7 @@ class TimelineMagics(Magics):  # type: ignore[misc]
     @line_magic  # type: ignore[untyped-decorator]
     def redo(self, line: str) -> None:
         """Go to where the latest ``%undo`` came from."""
+        _nothing(line, "%redo")
         with _usage("%redo"):
             display(Change("Redone", self._commands.redo()))
 
@@ -162,11 +162,18 @@ class TimelineMagics(Magics):  # type: ignore[misc]
         if len(words) > 1:
             raise UsageError("%checkpoint takes one name: %checkpoint [NAME] [-m TEXT]")
         with _usage("%checkpoint"):
-            commit = self._commands.checkpoint(words[0] if words else None, message)
+            commands = self._commands
+            former = self._timeline.log.checkpoints.get(words[0]) if words else None
+            commit = commands.checkpoint(words[0] if words else None, message)
+            dropped = commands.dropped()
         named = f" {words[0]!r}" if words else ""
-        print(f"Checkpoint{named}: commit {commit.number}, {len(commit.dropped)} not saved")
-        for name, reason in commit.dropped.items():
+        moved = f" (it was commit {former.number})" if former else ""
+        print(f"Checkpoint{named}: commit {commit.number}{moved}, {len(dropped)} not saved")
+        for name, reason in dropped.items():
             print(f"  {name}: {reason}")
+        error = self.shell.kernel.savepoints.store.error
+        if error is not None:
+            print(f"  not on disk yet: {error}")
 
     @line_magic  # type: ignore[untyped-decorator]
     def restore(self, line: str) -> None:
@@ -205,15 +212,20 @@ class TimelineMagics(Magics):  # type: ignore[misc]
             raise UsageError("%branch takes one name: %branch [NAME]")
         with _usage("%branch"):
             if words:
-                print(self._commands.switch(words[0]))
+                restored = self._commands.switch(words[0])
+                if restored is None:
+                    print(f"Branch {words[0]!r} begins at commit {self._timeline.head.number}")
+                else:
+                    display(Change(f"On branch {words[0]!r}", restored))
                 return
-            for name, tip in self._timeline.log.branches.items():
+            for name, tip in self._commands.branches().items():
                 here = "*" if name == self._timeline.branch else " "
-                print(f"{here} {name}: commit {tip.number}")
+                print(f"{here} {name}: commit {tip}")
 
     @line_magic  # type: ignore[untyped-decorator]
     def refs(self, line: str) -> None:
         """List what was put among the live references, and the names that are not saved."""
+        _nothing(line, "%refs")
         with _usage("%refs"):
             dropped = self._commands.dropped()
             references = self._commands.references.references()
@@ -254,12 +266,14 @@ class TimelineMagics(Magics):  # type: ignore[misc]
     @line_magic  # type: ignore[untyped-decorator]
     def begin(self, line: str) -> None:
         """Begin a transaction that ``%commit`` or ``%rollback`` ends."""
+        _nothing(line, "%begin")
         with _usage("%begin"):
             self._commands.begin()
 
     @line_magic  # type: ignore[untyped-decorator]
     def commit(self, line: str) -> None:
         """End the transaction and keep what it did."""
+        _nothing(line, "%commit")
         with _usage("%commit"):
             self._commands.commit()
 
@@ -270,8 +284,10 @@ class TimelineMagics(Magics):  # type: ignore[misc]
         Usage: ``%rollback [[to] SAVEPOINT]``
         """
         words = _words(line, "%rollback")
-        if words[:1] in (["to"], ["TO"]):
-            words = words[1:]
+        to = words[:1] in (["to"], ["TO"])
+        words = words[to:]
+        if len(words) > 1 or (to and not words):
+            raise UsageError("%rollback takes one savepoint or none: %rollback [[to] SAVEPOINT]")
         with _usage("%rollback"):
             restored = self._commands.rollback(words[0] if words else None)
         display(Change("Rolled back", restored))
@@ -282,8 +298,11 @@ class TimelineMagics(Magics):  # type: ignore[misc]
 
         Usage: ``%release SAVEPOINT``
         """
+        words = _words(line, "%release")
+        if len(words) != 1:
+            raise UsageError("%release takes one savepoint: %release SAVEPOINT")
         with _usage("%release"):
-            self._commands.transactions.release(line.strip())
+            self._commands.transactions.release(words[0])
 
     @line_magic  # type: ignore[untyped-decorator]
     def savepoint(self, line: str) -> None:
@@ -305,20 +324,31 @@ class TimelineMagics(Magics):  # type: ignore[misc]
                 return
             if len(words) > 1:
                 raise UsageError("%savepoint takes one name: %savepoint NAME")
+            if not self._commands.transactions.in_progress:
+                raise UsageError(
+                    f"%savepoint {words[0]} would set a savepoint, and there is no transaction in "
+                    f"progress: %begin starts one. What else there is: {', '.join(COMMANDS)}"
+                )
             self._commands.savepoint(words[0])
 
 
 def _words(line: str, magic: str) -> list[str]:
     try:
         return shlex.split(line)
-    except ValueError as error:  # an unclosed quote
-        raise UsageError(f"{magic}: {error}") from None
+    except ValueError as error:
+        raise UsageError(f'{magic}: {error}; put quotes around quotes: "it\'s"') from None
+
+
+def _nothing(line: str, magic: str) -> None:
+    if line.strip():
+        raise UsageError(f"{magic} takes no arguments, not {line.strip()!r}")
 
 
 def _number(line: str, magic: str, default: int, *, least: int) -> int:
     text = line.strip()
     if not text:
         return default
-    if not text.isdigit() or int(text) < least:
+    number = as_number(text)
+    if number is None or number < least:
         raise UsageError(f"{magic} takes a number from {least} up, not {text!r}")
-    return int(text)
+    return number

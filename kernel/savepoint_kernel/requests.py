@@ -79,6 +79,8 @@ class TimelineRequests:
             async def serve() -> None:
                 try:
                     content = answer(parent["content"])
+                    if self._savepoints.available:
+                        self._savepoints.settle()
                 except Exception as error:
                     self._kernel.send_error(stream, ident, parent, error)
                 else:

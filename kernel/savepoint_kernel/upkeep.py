@@ -23,8 +23,12 @@ from IPython.core.error import StdinNotImplementedError, UsageError
 from traitlets import TraitType
 
 from .display import Option, OptionTable, SessionTable, Status, StoreContents
+from .history.options import only_at_start
 
 _YES = "--yes"
+
+COMMANDS = ("status", "gc", "config", "sessions", "delete", "trust")
+"""The words after ``%savepoint`` that are no name of a savepoint."""
 
 
 class Upkeep:
@@ -95,11 +99,7 @@ class Upkeep:
             return
         converted = traits[name].from_string(value)
         if traits[name].metadata.get("at_start"):
-            raise ValueError(
-                f"{name} can't change while the kernel runs: start it with "
-                f"--Savepoints.{name}={value}, or write c.Savepoints.{name} = {converted!r} into "
-                "ipython_kernel_config.py"
-            )
+            raise ValueError(only_at_start(name, converted))
         setattr(self._savepoints, name, converted)
         print(f"Savepoints.{name} = {getattr(self._savepoints, name)!r}, in this kernel")
 

@@ -177,6 +177,7 @@ def commit_for_ever(path: Path, number: int) -> None:
     while True:
         serial += 1
         commit(store, f"{number}-{serial}")
+        store.settle()
         if number % 2 == 0:
             if serial % 3:
                 continue

@@ -380,6 +380,11 @@ class Checkout:
             # A module that is gone from this place is no reason to restore nothing.
             names = names_of(groups) if strict else ()
             return self._stage(groups, view, live, {n for n in names if not is_attribute(n)})
+        except UnrestorableState as error:
+            raise UnrestorableState(
+                f"{error}, so nothing was restored; %restore {target.number} followed by the names "
+                "of others restores those"
+            ) from error
         finally:
             self._present.participants.restore(before)
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from traitlets.utils.importstring import import_item
+
 from ..exceptions import CheckpointNotFound, UnrestorableState
 from ..state.view import is_output
 from .savepoints import Savepoints
@@ -47,8 +49,25 @@ class Commands:
     # -- looking
 
     def log(self, count: int = 0) -> Sequence[Commit]:
-        """Return the latest ``count`` commits, oldest first; all for 0."""
-        return self._timeline.log.commits[-count:]
+        """Return the latest ``count`` commits, oldest first; all for 0.
+
+        Raises:
+            ValueError: it is no such number.
+        """
+        return self._timeline.log.commits[-_whole(count, 0, "count") :]
+
+    def changes(self, count: int = 0) -> Sequence[Commit]:
+        """Return the latest commits that changed something, have a name, or are the present state.
+
+        Args:
+            count: how many; 0 for all.
+
+        Raises:
+            ValueError: it is no such number.
+        """
+        marked = {self._timeline.head.number, *self.names()}
+        shown = [each for each in self.log() if each.has_changes or each.number in marked]
+        return shown[-_whole(count, 0, "count") :]
 
     def names(self) -> dict[int, list[str]]:
         """Return the checkpoints' names by commit number."""
@@ -60,7 +79,7 @@ class Commands:
     def dropped(self) -> dict[str, str]:
         """Return the names whose values are not saved, and why."""
         self._timeline.commit_outside()
-        return dict(self._timeline.head.dropped)
+        return {n: why for n, why in self._timeline.head.dropped.items() if not is_output(n)}
 
     def diff(self, first: str, second: str | None) -> list[tuple[str, str, str]]:
         """Compare two commits, or one with the present.
@@ -82,19 +101,41 @@ class Commands:
             if before.get(name) != after.get(name) and not is_output(name)
         ]
         values: dict[int, dict[str, Any]] = {}
-        rows = (
-            (name, self._shown(name, before, values), self._shown(name, after, values))
-            for name in differing
-        )
-        # Co-variables change together; of their names, those are listed whose own value does.
-        return [row for row in rows if row[1] != row[2] or row[1].startswith("<")]
+        rows = [self._row(name, before, after, values) for name in differing]
+        return [row for row in rows if row is not None]
 
     def _by_name(self, commit: Commit) -> dict[str, Group]:
         table = self._timeline.table(commit)
         return {name: group for group in table.groups for name in group.all_names}
 
-    def _shown(self, name: str, groups: dict[str, Group], values: dict[int, dict[str, Any]]) -> str:
-        group = groups.get(name)
+    def _row(
+        self,
+        name: str,
+        before: dict[str, Group],
+        after: dict[str, Group],
+        values: dict[int, dict[str, Any]],
+    ) -> tuple[str, str, str] | None:
+        """Describe the values of a name; None if its own is the same in both.
+
+        Co-variables change together, and not all of their names need have another value.
+        """
+        words = import_item(f"{__package__}.difference")  # brings the pickler, which takes long
+        groups = before.get(name), after.get(name)
+        first, second = (self._unshowable(name, group, values) for group in groups)
+        if first is None and second is None:
+            older, newer = (values[id(group)][name] for group in groups if group is not None)
+            shown = words.difference(older, newer, self._savepoints.view.namespace)
+            return None if shown is None else (name, *shown)
+        texts = [
+            text if text is not None else words.describe(values[id(group)][name])
+            for text, group in zip((first, second), groups, strict=True)
+        ]
+        return name, texts[0], texts[1]
+
+    def _unshowable(
+        self, name: str, group: Group | None, values: dict[int, dict[str, Any]]
+    ) -> str | None:
+        """Load a co-variable into ``values``; returns what to say if that can't be."""
         if group is None:
             return ""
         if name in group.dropped:
@@ -107,7 +148,7 @@ class Commands:
                 values[id(group)] = self._timeline.load(group)
             except UnrestorableState as error:
                 return f"<{error}>"
-        return describe(values[id(group)][name])
+        return None
 
     def collect(self) -> tuple[int, int]:
         """Remove every commit but the ends of branches, checkpoints and what undo and redo need.
@@ -136,7 +177,12 @@ class Commands:
     # -- going
 
     def undo(self, count: int = 1) -> Restored:
-        """Go back; see `Timeline.undo`."""
+        """Go back; see `Timeline.undo`.
+
+        Raises:
+            ValueError: ``count`` is no whole number from 1 up.
+        """
+        _whole(count, 1, "the number of cells")
         self._savepoints.navigated = True
         return self._timeline.undo(count)
 
@@ -154,8 +200,11 @@ class Commands:
 
         Raises:
             CheckpointNotFound: there is no such commit or name.
+            TypeError: a name is no string.
             UnrestorableState: a value can't be loaded; nothing was changed.
         """
+        for name in names:
+            _string(name, "a name to restore")
         timeline = self._timeline
         target = timeline.log.previous if wanted is None else timeline.log.find(wanted)
         if target is None:
@@ -166,8 +215,11 @@ class Commands:
         # Of another process, as much as can be had: the report says what is missing.
         return timeline.checkout(target, names or None, strict=not timeline.is_of_before(target))
 
-    def switch(self, name: str) -> str:
-        """Go to the end of a branch, or begin one here; returns what was done.
+    def switch(self, name: str) -> Restored | None:
+        """Go to the end of a branch, or begin one here.
+
+        Returns:
+            What going there did; None if one begins.
 
         Raises:
             ValueError: it can't be a name.
@@ -177,10 +229,14 @@ class Commands:
         self._timeline.commit_outside()
         if tip is None:
             timeline.begin_branch(name)
-            return f"Branch {name!r} begins at commit {timeline.head.number}"
+            return None
         self._savepoints.navigated = True
-        timeline.checkout(tip)
-        return f"On branch {name!r}, commit {tip.number}"
+        return timeline.checkout(tip, strict=not timeline.is_of_before(tip))
+
+    def branches(self) -> dict[str, int]:
+        """Return the number of the newest commit of each branch, that one included we are on."""
+        tips = {name: tip.number for name, tip in self._timeline.log.branches.items()}
+        return {self._timeline.branch: self._timeline.head.number} | tips
 
     def checkpoint(self, name: str | None, message: str = "", policy: str = "warn_drop") -> Commit:
         """Commit now, after a look at every name, and name the commit.
@@ -193,9 +249,11 @@ class Commands:
                 nothing is committed.
 
         Raises:
+            TypeError: name or message is no string.
             UnrestorableState: a value can't be saved, and ``policy`` is not "warn_drop".
             ValueError: no such policy, or the name can't be one.
         """
+        _string(message, "the message")
         policies = [known.value for known in Unsaved]
         if policy not in policies:
             raise ValueError(f"policy {policy!r}: choose {', '.join(policies)}")
@@ -247,9 +305,13 @@ class Commands:
         """Set the policy of the cells to come.
 
         Raises:
+            TimelineNotAvailable: there is nothing to roll back with.
             ValueError: there is no such policy.
         """
-        self._savepoints.transaction = policy_named(name).value
+        policy = policy_named(name)
+        if policy.may_roll_back:
+            assert self._timeline is not None
+        self._savepoints.transaction = policy.value
 
     def begin(self) -> None:
         """Begin a transaction.
@@ -315,9 +377,26 @@ class Commands:
 
 
 def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} can't be a name: begin with a letter, as numbers are commits'")
+    if not _NAME.fullmatch(_string(name, "the name")):
+        raise ValueError(
+            f"{name!r} can't be a name: it begins with a letter, as numbers are commits', and goes "
+            "on with letters, digits, spaces and any of _ . ~ -"
+        )
     return name
+
+
+def _string(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a string, not {value!r}")
+    return value
+
+
+def _whole(value: Any, least: int, what: str) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{what} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, not {value}")
+    return value
 
 
 def _is_imported(value: Any) -> bool:
@@ -326,17 +405,3 @@ def _is_imported(value: Any) -> bool:
         return True
     of_module = isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
     return of_module and value.__module__ not in {"__main__", None}
-
-
-def describe(value: Any) -> str:
-    """Return a short description of a value: its repr, or shape and type."""
-    kind = type(value)
-    shape = getattr(value, "shape", None)
-    if isinstance(shape, tuple) and shape:
-        dtype = getattr(value, "dtype", "")
-        return f"{kind.__name__} {'×'.join(map(str, shape))} {dtype}".strip()
-    try:
-        text = repr(value)
-    except Exception as error:
-        text = f"<{kind.__name__}; its repr raises {type(error).__name__}>"
-    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..exceptions import CorruptStore
+from ..state.view import is_output
 
 FORMAT = 1
 
@@ -98,10 +99,9 @@ class Commit:
 
     @property
     def has_changes(self) -> bool:
-        """True if it is not as the one before."""
-        return bool(
-            (*self.added, *self.changed, *self.removed, *self.touched, *self.process_changed)
-        )
+        """True if it is not as the one before, but for results that IPython keeps."""
+        names = (*self.added, *self.changed, *self.removed, *self.touched)
+        return bool(self.process_changed) or not all(map(is_output, names))
 
     @property
     def label(self) -> str:
@@ -116,6 +116,11 @@ class Commit:
             "checkpoint": "checkpoint",
         }
         return labels.get(self.kind, "changed between cells")
+
+
+def as_number(text: str) -> int | None:
+    """Return the number of a commit that a text is, in plain digits; None if it is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def decode(manifest: bytes) -> Commit:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from ..exceptions import CheckpointNotFound
 from . import table
-from .commit import Commit, decode
+from .commit import Commit, as_number, decode
 from .store import CommitRecord, Store
 
 MAIN = "main"
@@ -129,8 +129,12 @@ class CommitLog:
             CheckpointNotFound: there is none.
         """
         found = self.checkpoints.get(wanted) or self.branches.get(wanted)
-        if found is None and wanted.isdigit():
-            found = self._commits.get(int(wanted))
+        if found is None and (number := as_number(wanted)) is not None:
+            found = self._commits.get(number)
+            if found is None and 0 < number < self.next_number:
+                raise CheckpointNotFound(
+                    f"commit {number} was removed, by %savepoint gc or for Savepoints.quota"
+                )
         if found is None:
             names = ", ".join(sorted({*self.checkpoints, *self.branches})) or "none"
             raise CheckpointNotFound(

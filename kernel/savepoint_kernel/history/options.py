@@ -13,6 +13,14 @@ from traitlets.config import LoggingConfigurable
 from .transaction import ALIASES, POLICIES, Policy, Unsaved
 
 
+def only_at_start(name: str, value: object) -> str:
+    """Say how an option is set that can't change while the kernel runs."""
+    return (
+        f"{name} can't change while the kernel runs: start it with --Savepoints.{name}={value}, or "
+        f"write c.Savepoints.{name} = {value!r} into ipython_kernel_config.py"
+    )
+
+
 class Options(LoggingConfigurable):
     """Options of `savepoints.Savepoints`."""
 

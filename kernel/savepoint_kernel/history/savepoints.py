@@ -27,13 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from traitlets import TraitError, validate
 from traitlets.utils.importstring import import_item
 
-from ..exceptions import TimelineNotAvailable
+from ..exceptions import CorruptStore, QuotaExceeded, TimelineNotAvailable
 from ..state.view import NamespaceView, is_output
 from .audit import Audit
 from .commit import CellInfo, Commit
-from .options import Options
+from .options import Options, only_at_start
 from .transaction import Policy, Unsaved, policy_named
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class Savepoints(Options):
         busy: Callable[[], bool],
         **kwargs: Any,
     ) -> None:
+        self._in_use: dict[str, Any] = {}
+        """Values of options that the open timeline was made with."""
         super().__init__(**kwargs)
         self._shell = shell
         self._audit = Audit(self._known_timeline, busy, self._found_by_audit)
@@ -100,10 +103,18 @@ class Savepoints(Options):
         self.view = NamespaceView(shell)
         self._base: Base | None = None
         self._told: dict[str, str] = {}
+        self._told_error = ""
         self.pinned: set[int] = set()
         """Numbers of commits that a transaction may go back to."""
         self.navigated = False
         """True if the running cell moved HEAD: it is no change of its own then."""
+
+    @validate(*Options.class_traits(at_start=True))
+    def _keep_at_start(self, proposal: Any) -> Any:
+        name, value = proposal.trait.name, proposal.value
+        if value != self._in_use.get(name, value):
+            raise TraitError(only_at_start(name, value))
+        return value
 
     # -- life
 
@@ -151,6 +162,7 @@ class Savepoints(Options):
                 references=lambda: self.references,
                 track_pages=self.track_pages,
             )
+            self._in_use = self.trait_values(at_start=True)
             for notice in self._assembly.notices:
                 self._notice(notice)
             self._start_expiry()
@@ -166,9 +178,14 @@ class Savepoints(Options):
         if timeline.log.previous is None:
             return
         try:
-            timeline.checkout(timeline.log.previous, strict=False)
+            restored = timeline.checkout(timeline.log.previous, strict=False)
         except Exception as error:
             self._report("The session could not be restored", error)
+            return
+        lost = {n: why for n, why in restored.unrestorable.items() if not is_output(n)}
+        if lost:
+            lines = "".join(f"  {name}: {reason}\n" for name, reason in lost.items())
+            self._notice(f"Restored, but for what could not be saved or loaded:\n{lines}")
 
     def _start_expiry(self) -> None:
         module = f"{__package__}.expiry"
@@ -242,8 +259,8 @@ class Savepoints(Options):
 
     @property
     def next_commit(self) -> int | None:
-        """Number of the commit that the running cell will make; None if there will be none."""
-        return self.timeline.log.next_number if self.available else None
+        """Number of the commit that the running cell will make; None if there need not be one."""
+        return self.timeline.log.next_number if self.available and not self.navigated else None
 
     # -- cells
 
@@ -273,8 +290,16 @@ class Savepoints(Options):
         self.navigated = False
         self._suspect_what_runs_outside()
         if policy.may_roll_back:
-            self._base = self.timeline.prepare_rollback()
-            self.timeline.forget_suspects()
+            try:
+                timeline = self.timeline
+            except TimelineNotAvailable as error:
+                raise TimelineNotAvailable(
+                    f"{error}; so nothing can be rolled back, and the policy is {policy.value}. "
+                    "With %%transaction commit_always as its first line it runs all the same; "
+                    "%transaction commit_always in there is for the cells to come"
+                ) from error
+            self._base = timeline.prepare_rollback()
+            timeline.forget_suspects()
 
     def note_code(self, code: types.CodeType) -> None:
         """Take note of code that a cell runs, or is about to run."""
@@ -318,6 +343,12 @@ class Savepoints(Options):
                 self._make_room()
             if self.audit:
                 self._audit.cell_ended(self.audit_after)
+            self.settle()
+        except QuotaExceeded as error:
+            self._notice(f"This cell could not be committed: {error}\n")
+            with suppress(OSError, CorruptStore):  # which other commits tell
+                self.timeline.give_up()
+            return None
         except Exception as error:
             self._report("This cell could not be committed", error)
             return None
@@ -359,6 +390,20 @@ class Savepoints(Options):
         if fresh:
             lines = "".join(f"  {name}: {unsaved[name]}\n" for name in fresh)
             self._notice(f"These values can't be saved, so no commit has them:\n{lines}")
+
+    def settle(self) -> None:
+        """With durability ``sync``, wait for the disk; say if it fails, or works again."""
+        with suppress(OSError):  # which the store remembers
+            self.store.settle()
+        error = str(self.store.error or "")
+        if error and error != self._told_error:
+            self._notice(
+                f"Commits can't be written to {self.location}: {error}. They are in memory, and it "
+                "is tried again; what is not written when the kernel ends is lost\n"
+            )
+        elif self._told_error and not error:
+            self._notice(f"Commits are written to {self.location} again\n")
+        self._told_error = error
 
     def _tell_of_losses(self) -> None:
         """Say what the disk did not take; the next commit stores all it needs."""

@@ -182,8 +182,7 @@ def _explained(group: Group) -> Iterator[None]:
         raise
     except BaseException as error:  # a __setstate__ may raise SystemExit
         raise UnrestorableState(
-            f"{', '.join(sorted(group.names))} can't be loaded, so nothing was restored: "
-            f"{type(error).__name__}: {error}. Name the others to restore those"
+            f"{', '.join(sorted(group.names))} can't be loaded: {type(error).__name__}: {error}"
         ) from error
 
 

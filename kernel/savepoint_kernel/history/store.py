@@ -77,8 +77,8 @@ _PARALLEL = 4  # chunks from which it pays to start threads
 _Read = TypeVar("_Read")
 
 Durability = Literal["async", "sync", "memory"]
-"""``async``: on disk a second after the commit at the latest; ``sync``: when `Store.commit`
-returns; ``memory``: never, and gone with the process."""
+"""``async``: on disk a second after the commit at the latest; ``sync``: after
+`Store.settle`; ``memory``: never, and gone with the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +256,8 @@ class Store:
     def commit(self, manifest: bytes, *, parent: bytes | None, refs: Collection[str] = ()) -> bytes:
         """Make a commit and return its id.
 
-        With durability ``async`` a failure to write it shows in `error` and `take_losses`. The same
-        manifest with the same parent is the same commit: then only the refs are set.
+        It is durable after `settle`; a failure to write it shows in `error` and `take_losses`. The
+        same manifest with the same parent is the same commit: then only the refs are set.
 
         Args:
             manifest: opaque, up to 16 MiB.
@@ -265,7 +265,6 @@ class Store:
             refs: names that are to name this commit, at the same moment as it comes to be.
 
         Raises:
-            OSError: durability is ``sync`` and it is not on disk. It stays queued.
             ValueError: the manifest or a name is too long.
         """
         self._writer.check_process()
@@ -283,9 +282,11 @@ class Store:
             return QueuedCommit(id, seq, parent, now, names, manifest, payload)
 
         self._writer.add_commit(make, id)
-        if self._durability == "sync":
-            self._writer.flush()
         return id
+
+    def abandon(self) -> None:
+        """Give up a commit whose chunks were put: they may be collected, and must be put anew."""
+        self._writer.abandon()
 
     def commits(self) -> Iterator[CommitRecord]:
         """Yield the commits, oldest first; damaged ones are left out and noted.
@@ -353,32 +354,34 @@ class Store:
 
         Raises:
             CheckpointNotFound: there is no such commit.
-            OSError: durability is ``sync`` and it is not on disk.
             ValueError: the name is too long.
         """
         self._writer.check_process()
         _limit("the name of a ref", len(name.encode()), REF_NAME_BYTES)
         if self._writer.find(id) is None:
             raise CheckpointNotFound(f"the store has no commit {id.hex()}")
-        self._change_ref(name, id)
+        self._writer.add_ref(name, id)
 
     def delete_ref(self, name: str) -> None:
         """Remove a ref; its commit stays.
 
         Raises:
             CheckpointNotFound: there is no such ref.
-            OSError: durability is ``sync`` and it is not on disk.
         """
         if name not in self.refs():
             raise CheckpointNotFound(f"the store has no ref {name!r}")
-        self._change_ref(name, None)
-
-    def _change_ref(self, name: str, id: bytes | None) -> None:
-        self._writer.add_ref(name, id)
-        if self._durability == "sync":
-            self._writer.flush()
+        self._writer.add_ref(name, None)
 
     # ---- the whole
+
+    def settle(self) -> None:
+        """With durability ``sync``, wait until everything accepted so far is on disk.
+
+        Raises:
+            OSError: it is not. It stays queued.
+        """
+        if self._durability == "sync":
+            self.flush()
 
     def flush(self) -> None:
         """Wait until everything accepted so far is on disk.

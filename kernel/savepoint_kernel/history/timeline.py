@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..exceptions import CheckpointNotFound, UnrestorableState
@@ -33,6 +33,21 @@ from .present import Present
 from .store import Store
 from .table import Table, TableWriter
 from .transaction import Unsaved
+
+
+@dataclass(frozen=True, slots=True)
+class _Missed:
+    """What no commit says, as making it failed: the next one does.
+
+    Attributes:
+        before: the names of the last commit there is.
+        changed: those that may have changed since.
+        process: what has of the process.
+    """
+
+    before: frozenset[str]
+    changed: frozenset[str] = frozenset()
+    process: Sequence[str] = ()
 
 
 class Timeline:
@@ -57,6 +72,7 @@ class Timeline:
         self.log = CommitLog(store)
         self._checkout = Checkout(present, store, self.log, hold)
         self._undone: list[Commit] = []
+        self._missed: _Missed | None = None
         self.branch = MAIN
         self._head: Commit | None = None
         self.commit("start", full=True)
@@ -159,9 +175,11 @@ class Timeline:
         process_changed = present.without_completions(tokens_changed)
         ranks = present.ranked(view)
         reordered = ranks != present.ranks
-        before = present.tracker.names
+        missed = self._missed or _Missed(present.tracker.names)
+        before = missed.before
+        process_changed = [*dict.fromkeys((*missed.process, *process_changed))]
         changes = names_of((*look.new, *look.gone)) - look.relinked
-        changed = any(not is_output(name) for name in changes)
+        changed = any(not is_output(name) for name in changes) or self._missed is not None
         if only_changes and not changed and not process_changed and not reordered:
             return None  # what a front end displays is no change to come back to
         # Of a library that was imported there is a state now, where there was none.
@@ -183,6 +201,8 @@ class Timeline:
                 for name, reason in group.dropped.items()
             }
             names_changed, touched = self._changes(look, dropped)
+            names_changed |= missed.changed
+            self._missed = _Missed(before, names_changed, process_changed)
             commit = Commit(
                 number=self.log.next_number,
                 parent=None if self._head is None else self._head.number,
@@ -209,6 +229,7 @@ class Timeline:
                 ms=round((time.perf_counter() - began) * 1000, 3),
             )
             self._add(commit)
+            self._missed = None
             present.caches.note(commit.number, view)
         if policy is Unsaved.PICKLE_OR_ERROR:
             _require_saved(self.unsaved, f"commit {commit.number} was made without them")
@@ -231,6 +252,17 @@ class Timeline:
             self._undone.clear()
         self.branch = commit.branch
         self._head = commit
+
+    def give_up(self) -> None:
+        """Free what was stored for a commit that could not be made.
+
+        Raises:
+            CorruptStore: what other commits need can't be told.
+            OSError: the disk fails.
+        """
+        self._store.abandon()
+        self.store_again()
+        self.log.remove(())
 
     def store_again(self) -> None:
         """Have the next commit store everything: pieces of earlier ones were lost."""
@@ -290,13 +322,25 @@ class Timeline:
                 left, changed = left - 1, False
             target = self.log.parent(target)
         if target is None:
-            raise CheckpointNotFound(
-                f"there are no {count} cells to undo" if count > 1 else "there is nothing to undo"
-            )
+            raise CheckpointNotFound(self._why_no_undo(count))
         undone, branch = [*self._undone, self.head], self.branch
         restored = self.checkout(target, strict=False)
         self._undone, self.branch = undone, branch
         return restored
+
+    def _why_no_undo(self, count: int) -> str:
+        what = f"there are no {count} cells to undo" if count > 1 else "there is nothing to undo"
+        first = self.head
+        while (parent := self.log.parent(first)) is not None:
+            first = parent
+        if first.parent is not None:
+            return f"{what}: the commits before {first.number} were removed"
+        if self.log.previous is not None:
+            left = self.log.previous.number
+            what += (
+                f" in this process; %restore goes to where the one before left off, commit {left}"
+            )
+        return what
 
     def redo(self) -> Restored:
         """Go to where the latest undo came from.
@@ -392,6 +436,7 @@ def _ordered(names: Collection[str], view: Iterable[str]) -> tuple[str, ...]:
 
 
 def _require_saved(lost: Mapping[str, Dropped], outcome: str) -> None:
+    lost = {name: dropped for name, dropped in lost.items() if not is_output(name)}
     if lost:
         listed = "; ".join(f"{name}: {dropped}" for name, dropped in lost.items())
         raise UnrestorableState(

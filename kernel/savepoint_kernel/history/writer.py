@@ -151,8 +151,8 @@ class Writer:
             if self._quota is not None and size > self._quota:
                 self._buffers.give(chunk.buffer)
                 raise QuotaExceeded(
-                    f"one commit has {size} bytes that are not stored yet, the quota is "
-                    f"{self._quota}: delete or exclude large values, or raise the quota"
+                    f"{size} bytes and more are not stored yet, and the session may take "
+                    f"{self._quota} (Savepoints.quota): delete large values, or raise the quota"
                 )
             self._make_room(chunk.size)
             if self._incomplete:
@@ -187,6 +187,13 @@ class Writer:
                 self._pinned.clear()
             self._retry_at = 0.0
             self.changed.notify_all()
+
+    def abandon(self) -> None:
+        """Forget what was put for a commit that will not be made: it counts and stays no more."""
+        with self.changed:
+            self._new_bytes = 0
+            if not self._pins:
+                self._pinned.clear()
 
     def add_ref(self, name: str, commit: bytes | None) -> None:
         """Queue a change of a ref."""

@@ -30,11 +30,13 @@ class Limits(Protocol):
 
     Attributes:
         saving_timeout: seconds; 0 for any.
-        value_limit: bytes; 0 for any number.
+        value_limit: bytes; 0 for any number,
+        quota: up to which number of bytes they may have together with all else; 0 likewise.
     """
 
     saving_timeout: float
     value_limit: int
+    quota: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ class Imager:
                 known,
                 plain=plain >= values.keys(),
                 pickled=pickled,
-                limit=self._limits.value_limit or None,
+                limit=self._limits.value_limit or self._limits.quota or None,
                 digests=self._digests,
                 guard=lambda: self._guard(self._limits.saving_timeout),
             )

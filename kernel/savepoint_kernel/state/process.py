@@ -115,21 +115,23 @@ class Participants:
 
     def __init__(self, participants: Iterable[Participant] = ()) -> None:
         self._participants: dict[str, Participant] = {}
+        self._built_in: frozenset[str] = frozenset()
         for participant in participants:
             self.register(participant)
+        self._built_in = frozenset(self._participants)
 
     def register(self, participant: Participant) -> None:
-        """Let a participant join, after those that are there.
+        """Let a participant join, after those that are there, or in place of one of its name.
 
         Raises:
             TypeError: it lacks ``name``, ``capture`` or ``restore``, or is a class.
-            ValueError: another one has this name.
+            ValueError: one of the first has this name.
         """
         # A class has the attributes as well, and would fail at every cell.
         if isinstance(participant, type) or not isinstance(participant, Participant):
             raise TypeError(f"{participant!r} is no object with name, capture and restore")
-        if participant.name in self._participants:
-            raise ValueError(f"{participant.name!r} is registered; unregister it first")
+        if participant.name in self._built_in:
+            raise ValueError(f"{participant.name!r} is the kernel's own: take another name")
         self._participants[participant.name] = participant
 
     def unregister(self, name: str) -> None:
