@@ -5,7 +5,10 @@ Threads: both run on the Introspection thread; `WarmUp.cell_ended` is called on 
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from IPython.core.completer import (
@@ -24,16 +27,17 @@ _COMPLETION_FIELDS = ("start", "end", "text", "type", "signature")
 def complete(completer: Any, code: str, cursor_pos: int) -> dict[str, Any]:
     """Return the content of a complete_reply.
 
-    IPython's own context manager for this is warnings.catch_warnings, which is state of the
-    process: leaving it would undo what the running cell does to the filters meanwhile. The kernel
-    ignores the warning in question from its start; the context manager is entered only if the user
-    made warnings errors.
+    IPython's own context manager for this is warnings.catch_warnings, as is jedi's, which is state
+    of the process: leaving it would undo what the running cell does to the filters meanwhile. The
+    kernel ignores the warning in question from its start; the context manager is entered only if
+    the user made warnings errors.
 
     Args:
         completer: IPython's completer.
         code: the cell so far.
         cursor_pos: offset in code points.
     """
+    _leave_filters_alone()
     with COMPLETIONS:
         try:
             found = list(rectify_completions(code, completer.completions(code, cursor_pos)))
@@ -48,6 +52,35 @@ def complete(completer: Any, code: str, cursor_pos: int) -> dict[str, Any]:
         "cursor_end": found[0].end if found else cursor_pos,
         "metadata": {"_jupyter_types_experimental": typed},
     }
+
+
+class _Warnings:
+    """What jedi sees of `warnings`: as if nothing was ever warned of.
+
+    A warning meanwhile is shown as output of the completion, which no front end displays.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(warnings, name)
+
+    @staticmethod
+    def catch_warnings(*, record: bool = False) -> AbstractContextManager[Any]:
+        return nullcontext([] if record else None)
+
+    @staticmethod
+    def simplefilter(action: str) -> None:
+        pass
+
+
+_WARNINGS = _Warnings()
+
+
+def _leave_filters_alone() -> None:
+    """Keep jedi from setting the process's filters, and from setting them back, beside a cell."""
+    for name in ("jedi.inference.docstrings", "jedi.inference.compiled.access"):
+        module: Any = sys.modules.get(name)
+        if module is not None:
+            module.warnings = _WARNINGS
 
 
 class WarmUp:

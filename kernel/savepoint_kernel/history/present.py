@@ -11,6 +11,7 @@ Threads: the main thread, but `note_code` and `suspect_all`, which any thread ma
 from __future__ import annotations
 
 import dis
+import sys
 import time
 import types
 from collections.abc import Iterable, Mapping
@@ -33,6 +34,11 @@ _OF_COMPLETIONS = frozenset(
     {"garbage collector", "logging", "recursion limit", "sys.path", "warnings.filters"}
 )
 """State of the process that completing changes; see `activity`."""
+
+_OF_IMPORTS = frozenset(
+    {"decimal context", "logging", "random", "recursion limit", "warnings.filters"}
+)
+"""State of the process that libraries change when they are imported or first used."""
 
 PATIENCE = 1.0
 """Seconds that a commit or a way back waits for completions; the first one takes half of it."""
@@ -87,6 +93,7 @@ class Present:
         self.ranks: dict[str, int] = {}
         self._completions = completions
         self._completions_known = 0
+        self._modules_known = len(sys.modules)
         self.process = ProcessState()
         self.process = self.capture()
         self.process_addresses: dict[str, str] = {}
@@ -193,11 +200,18 @@ class Present:
             {**state.tokens, **{name: self.process.tokens[name] for name in kept}}, state.errors
         )
 
-    def without_completions(self, changed: list[str]) -> list[str]:
-        """Leave out the participants that a completion may have changed since."""
+    def by_users(self, changed: list[str]) -> list[str]:
+        """Leave out the participants that a completion or an import may have changed since."""
+        others: frozenset[str] = frozenset()
         if self._completions.begun != self._completions_known:
-            return [name for name in changed if name not in _OF_COMPLETIONS]
-        return changed
+            others |= _OF_COMPLETIONS
+        if len(sys.modules) > self._modules_known:
+            others |= _OF_IMPORTS
+        return [name for name in changed if name not in others]
+
+    def note_modules(self) -> None:
+        """Take note of which modules there are: what is imported from now on may change more."""
+        self._modules_known = len(sys.modules)
 
     def settle(
         self,

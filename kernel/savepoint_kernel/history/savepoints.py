@@ -104,6 +104,8 @@ class Savepoints(Options):
         self._base: Base | None = None
         self._told: dict[str, str] = {}
         self._told_error = ""
+        self._untold: list[str] = []
+        """What is to be said with the next cell: nobody sees what a starting kernel says."""
         self.pinned: set[int] = set()
         """Numbers of commits that a transaction may go back to."""
         self.navigated = False
@@ -163,13 +165,12 @@ class Savepoints(Options):
                 track_pages=self.track_pages,
             )
             self._in_use = self.trait_values(at_start=True)
-            for notice in self._assembly.notices:
-                self._notice(notice)
+            self._untold += self._assembly.notices
             self._start_expiry()
             self._our_threads = set(threading.enumerate())
         except Exception as error:
             self._failed = str(error)
-            self._report("There will be no timeline", error)
+            self._untold.append(self._logged("There will be no timeline", error))
             return
         if self.restore_on_start:
             self._restore_session(self._assembly.timeline)
@@ -180,12 +181,12 @@ class Savepoints(Options):
         try:
             restored = timeline.checkout(timeline.log.previous, strict=False)
         except Exception as error:
-            self._report("The session could not be restored", error)
+            self._untold.append(self._logged("The session could not be restored", error))
             return
         lost = {n: why for n, why in restored.unrestorable.items() if not is_output(n)}
         if lost:
             lines = "".join(f"  {name}: {reason}\n" for name, reason in lost.items())
-            self._notice(f"Restored, but for what could not be saved or loaded:\n{lines}")
+            self._untold.append(f"Restored, but for what could not be saved or loaded:\n{lines}")
 
     def _start_expiry(self) -> None:
         module = f"{__package__}.expiry"
@@ -287,7 +288,11 @@ class Savepoints(Options):
     def begin_cell(self, policy: Policy) -> None:
         """Get ready for a cell that may have to be rolled back."""
         self.start()
+        while self._untold:
+            self._notice(self._untold.pop(0))
         self.navigated = False
+        if self._assembly is not None:
+            self._assembly.timeline.note_modules()
         self._suspect_what_runs_outside()
         if policy.may_roll_back:
             try:
@@ -438,8 +443,11 @@ class Savepoints(Options):
         return code
 
     def _report(self, what: str, error: Exception) -> None:
+        self._notice(self._logged(what, error))
+
+    def _logged(self, what: str, error: Exception) -> str:
         self.log.exception(what)
-        self._notice(f"{what}: {type(error).__name__}: {error}\n")
+        return f"{what}: {type(error).__name__}: {error}\n"
 
 
 def _is_of_ipython(thread: threading.Thread) -> bool:

@@ -87,6 +87,10 @@ class Timeline:
         """Take note that something ran that no analysis sees. Any thread."""
         self._present.suspect_all(reason)
 
+    def note_modules(self) -> None:
+        """Take note that a cell begins, which may import some."""
+        self._present.note_modules()
+
     def suspect_references(self) -> None:
         """Take note that some may not be made again as the latest commit says."""
         self._present.suspect_references()
@@ -172,7 +176,7 @@ class Timeline:
             _require_saved(unsaved(look.seen), "nothing was committed")
         process = present.capture()
         tokens_changed = Participants.changed(present.process, process)
-        process_changed = present.without_completions(tokens_changed)
+        process_changed = present.by_users(tokens_changed)
         ranks = present.ranked(view)
         reordered = ranks != present.ranks
         missed = self._missed or _Missed(present.tracker.names)
@@ -445,13 +449,6 @@ def _require_saved(lost: Mapping[str, Dropped], outcome: str) -> None:
         )
 
 
-_BY_THE_WAY = frozenset(
-    {"decimal context", "logging", "random", "recursion limit", "warnings.filters"}
-)
-"""Process state that libraries change when they are imported or first used."""
-
-
 def _says_something(commit: Commit) -> bool:
     names = (*commit.added, *commit.changed, *commit.removed)
-    process = set(commit.process_changed) - _BY_THE_WAY
-    return bool(process) or any(not is_output(name) for name in names)
+    return bool(commit.process_changed) or any(not is_output(name) for name in names)

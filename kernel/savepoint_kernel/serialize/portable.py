@@ -260,7 +260,7 @@ def set_state(obj: Any, state: Any) -> None:
             {sys.intern(k) if type(k) is str else k: attributes[k] for k in attributes}
         )
     for name, value in (slots or {}).items():
-        setattr(obj, name, value)
+        object.__setattr__(obj, name, value)
 
 
 def make_typing(
@@ -419,6 +419,23 @@ def set_array_state(array: Any, state: tuple[Any, ...]) -> None:
     if state:
         array.__setstate__(*state)
     array.flags.writeable = False
+
+
+def make_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Make an exception without running a ``__new__`` or ``__init__`` of Python's."""
+    base: Any = builtin_base(kind)
+    error: BaseException = base.__new__(kind, *args)
+    base.__init__(error, *args)
+    return error
+
+
+def builtin_base(kind: type[BaseException]) -> type[BaseException]:
+    """Return the first exception that is not written in Python among a class and its bases."""
+    return next(
+        base
+        for base in kind.__mro__
+        if base.__module__ == "builtins" and issubclass(base, BaseException)
+    )
 
 
 def set_exception_state(error: BaseException, state: tuple[Any, Any, Any, bool]) -> None:

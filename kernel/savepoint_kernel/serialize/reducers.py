@@ -59,14 +59,20 @@ def reducer_for(kind: type) -> Reducer | None:
 
 
 def _asks_for_setstate(kind: type) -> bool:
-    """Tell whether unpickling would call ``__getattr__`` of an object that is still empty.
+    """Tell whether unpickling would call code of an object that is still empty.
 
-    It is asked for ``__setstate__``; many answer from an attribute that is not there yet, by asking
-    themselves again without end.
+    ``__getattr__`` is asked for ``__setstate__``; many answer from an attribute that is not there
+    yet, by asking themselves again without end. ``__setattr__`` sets slots; those of immutable
+    classes refuse.
     """
     own: Any = kind
     plain = own.__reduce_ex__ is object.__reduce_ex__ and own.__reduce__ is object.__reduce__
-    return plain and hasattr(kind, "__getattr__") and not hasattr(kind, "__setstate__")
+    if not plain or hasattr(kind, "__setstate__"):
+        return False
+    return hasattr(kind, "__getattr__") or (
+        own.__setattr__ is not object.__setattr__
+        and any("__slots__" in vars(base) for base in kind.__mro__)
+    )
 
 
 def _without_asking(obj: Any) -> Any:
@@ -189,13 +195,28 @@ def _member(member: Any) -> Any:
 def _exception(error: BaseException) -> Any:
     """Save what Python's own reduction leaves out, but for tracebacks."""
     origin = error.__cause__, error.__context__
-    if origin == (None, None) and not error.__suppress_context__:
+    alone = origin == (None, None) and not error.__suppress_context__
+    made_otherwise = _is_made_otherwise(type(error))
+    if alone and not made_otherwise:
         return NotImplemented
     reduced = error.__reduce_ex__(PROTOCOL)
     if not isinstance(reduced, tuple) or len(reduced) > 3:
         return reduced
+    if made_otherwise:
+        reduced = portable.make_exception, (type(error), reduced[1]), *reduced[2:]
+    if alone:
+        return reduced
     state = (*reduced[2:3], None)[0], *origin, error.__suppress_context__
     return *reduced[:2], state, None, None, portable.set_exception_state
+
+
+def _is_made_otherwise(kind: type[BaseException]) -> bool:
+    """Tell whether calling the class with ``args``, as Python's reduction does, may go wrong."""
+    own: Any = portable.builtin_base(kind)
+    same_reduction = (
+        kind.__reduce__ is own.__reduce__ and kind.__reduce_ex__ is object.__reduce_ex__
+    )
+    return same_reduction and (kind.__init__ is not own.__init__ or kind.__new__ is not own.__new__)
 
 
 def _iterator(iterator: Any) -> Any:

@@ -122,6 +122,7 @@ class Footprint:
         code: what may run when the value is used: functions of the live namespace, methods of
             classes that cells defined.
         classes: ids of these classes.
+        own_class: id of the value if it is such a class, else None.
         plain: True if there is nothing but lists, dicts, sets and tuples of numbers and strings.
         complete: False if the walk was given up at `LIMIT`.
     """
@@ -130,6 +131,7 @@ class Footprint:
     memory: tuple[tuple[int, int], ...] = ()
     code: frozenset[types.CodeType] = frozenset()
     classes: frozenset[int] = frozenset()
+    own_class: int | None = None
     plain: bool = False
     complete: bool = True
 
@@ -179,6 +181,7 @@ def footprint(value: Any, namespace: Mapping[str, Any]) -> Footprint:
         tuple(walk.memory),
         frozenset(walk.code),
         frozenset(walk.classes),
+        id(value) if id(value) in walk.classes else None,
         walk.plain,
         complete,
     )
@@ -266,14 +269,17 @@ class _Walk:
                 return gc.get_referents(*itertools.filterfalse(self._has_atoms, values))
             return gc.get_referents(*values)
         self._seen.update(ids)
+        held: list[Any] = []
         if kind.__module__ == "__main__":
-            self.enter_class(kind)
+            held += self.enter_class(kind)
         elif str(kind.__module__).partition(".")[0] in _KERNEL:
             return []
         if len(values) > _FEW and self._is_ordinary(kind):
             self.objects.update(ids)
-            return [item for item in gc.get_referents(*values) if item is not kind]
-        return [*itertools.chain.from_iterable(map(self._visit, values))]
+            held += (item for item in gc.get_referents(*values) if item is not kind)
+        else:
+            held += itertools.chain.from_iterable(map(self._visit, values))
+        return held
 
     def _has_atoms(self, container: Any) -> bool:
         """Tell whether a large container has nothing else: then no list is made of them."""
@@ -302,9 +308,7 @@ class _Walk:
         if kind in _SHOWN_OR_BOUND and is_atom(value):
             return ()
         if isinstance(value, self._immutable):
-            if isinstance(value, type):
-                self.enter_class(value)
-            return ()
+            return self.enter_class(value) if isinstance(value, type) else ()
         if isinstance(value, types.ModuleType) and sys.modules.get(value.__name__) is value:
             return ()
         if isinstance(value, types.FunctionType):
@@ -330,16 +334,30 @@ class _Walk:
             held.append(_dict_of(value))
         return held
 
-    def enter_class(self, cls: type) -> None:
-        """Note the code of a class and of its bases, as far as cells defined them."""
+    def enter_class(self, cls: type) -> list[Any]:
+        """Note the code of a class and of its bases, as far as cells defined them.
+
+        Returns:
+            What those of them hold that no name stands for: they are saved with what leads to them.
+        """
+        held: list[Any] = []
         for base in cls.__mro__:
             if base.__module__ != "__main__" or id(base) in self.classes:
                 continue
             self.classes.add(id(base))
-            for attribute in dict(vars(base)).values():
+            attributes = [*dict(vars(base)).values()]
+            for attribute in attributes:
                 for function in _functions(attribute):
                     if function.__globals__ is self._namespace:
                         self.code.add(function.__code__)
+            if not self._has_name(base):
+                held += attributes
+        return held
+
+    def _has_name(self, cls: type) -> bool:
+        return self._namespace.get(cls.__name__) is cls or any(
+            value is cls for value in list(self._namespace.values())
+        )
 
     def _function(self, function: types.FunctionType) -> Iterable[Any]:
         if is_importable(function):

@@ -233,6 +233,12 @@ class _Loggers:
         return _Loggers, (self.disabled, kinds, True)
 
 
+def _loggers() -> list[logging.Logger]:
+    # The manager's dict of loggers has no public counterpart before Python 3.12.
+    known = list(logging.root.manager.loggerDict.values())
+    return [logging.root, *(each for each in known if isinstance(each, logging.Logger))]
+
+
 def _kinds(handlers: Iterable[logging.Handler]) -> tuple[str, ...]:
     kinds = (type(handler).__name__ for handler in handlers)
     return tuple(kind for kind in kinds if kind != "NullHandler")
@@ -244,14 +250,11 @@ class _Logging:
     name = "logging"
 
     def capture(self) -> _Loggers:
-        # The manager's dict of loggers has no public counterpart before Python 3.12.
-        manager = logging.root.manager
-        named = [x for x in list(manager.loggerDict.values()) if isinstance(x, logging.Logger)]
         loggers = {
             logger.name: (logger.level, logger.propagate, logger.disabled, tuple(logger.handlers))
-            for logger in (logging.root, *named)
+            for logger in _loggers()
         }
-        return _Loggers(manager.disable, loggers)
+        return _Loggers(logging.root.manager.disable, loggers)
 
     def restore(self, token: _Loggers) -> None:
         logging.disable(token.disabled)
@@ -265,6 +268,11 @@ class _Logging:
                 logger.handlers[:] = handlers
             elif handlers != _kinds(logger.handlers):
                 missing.append(name)
+        for logger in _loggers():
+            if logger.name not in token.loggers:  # which can't be unmade
+                logger.setLevel(logging.NOTSET)
+                logger.propagate, logger.disabled = True, False
+                logger.handlers.clear()
         if missing:
             raise LookupError(f"handlers are not saved; add them again to: {', '.join(missing)}")
 

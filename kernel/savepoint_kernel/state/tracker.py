@@ -352,11 +352,14 @@ class Tracker:
         if not found.complete:
             yield from (name for name, known in self._footprints.items() if not known.complete)
 
-    def instances_of(self, cls: type) -> Iterator[str]:
-        """Yield the names through which instances of a class are reached: they pickle with it."""
-        for name, known in self._footprints.items():
-            if id(cls) in known.classes:
-                yield name
+    def instances_of(self, cls: int | None) -> Iterator[str]:
+        """Yield the names through which instances of a class are reached: they pickle with it.
+
+        Args:
+            cls: its id; None for no class.
+        """
+        if cls is not None:
+            yield from (name for name, known in self._footprints.items() if cls in known.classes)
 
     @property
     def saving(self) -> frozenset[str]:
@@ -449,10 +452,11 @@ class _Search:
                 self.footprints[name] = self._tracker.footprint_of(name)
                 return
             found = self.footprints[name] = self._footprint(name, value)
-            if issubclass(type(value), type):
-                yield from self._tracker.instances_of(value)
+            yield from self._tracker.instances_of(found.own_class)
             yield from self._used_by(found)
             yield from self._tracker.owners_of(found, self._tracker.footprint_of(name))
+        # Of a class that has no name any more, the attributes are its instances'.
+        yield from self._tracker.instances_of(self._tracker.footprint_of(name).own_class)
         yield from self._used_by(self._tracker.footprint_of(name))
 
     def _footprint(self, name: str, value: Any) -> Footprint:
