@@ -538,6 +538,21 @@ def test_session_comes_back_in_a_new_process():
         assert kernel.eval("p.v") == "[1]"
 
 
+@pytest.mark.parametrize("seed", ["2", "3"])  # names are met in another order
+def test_class_that_is_only_read_in_a_new_process_is_no_change(seed):
+    session = "--Savepoints.session=read-only"
+    with start_kernel(session, env={"PYTHONHASHSEED": "1"}) as kernel:
+        for cell in ("def f(): return 1", "class C: x = 1", "c = C()"):
+            kernel.ok(cell)
+        kernel.client.shutdown()
+        kernel.manager.provisioner.process.wait(30)
+    with start_kernel(session, env={"PYTHONHASHSEED": seed}) as kernel:
+        kernel.ok("%restore")
+        assert kernel.ok("print(c.x)").text() == "1\n"
+        assert not last_commit(kernel)["changed"]
+        assert "deleted: c" in shown(kernel, "%undo")
+
+
 def test_module_from_a_path_the_session_added_is_found_again(tmp_path):
     session = "--Savepoints.session=with-path"
     (tmp_path / "of_the_session.py").write_text("class Thing:\n    value = 3\n")
