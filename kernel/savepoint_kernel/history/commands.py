@@ -6,13 +6,14 @@ Threads: the main thread, in a cell or between cells.
 from __future__ import annotations
 
 import re
-import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import CheckpointNotFound, UnrestorableState
+from ..serialize.sources import REGISTRY
 from ..state.view import is_output
+from .imports import Imports
 from .savepoints import Savepoints
 from .transaction import Transactions, Unsaved, policy_named
 
@@ -210,18 +211,33 @@ class Commands:
         return commit
 
     def clear(self, keep_imports: bool = False) -> list[str]:
-        """Delete the user's names; returns them."""
+        """Delete the user's names; returns them.
+
+        Args:
+            keep_imports: keep those that cells imported.
+        """
         namespace = self._savepoints.view.namespace
+        kept = Imports(self._cells(), self._savepoints.transform) if keep_imports else None
         gone = [
             name
             for name, value in self._savepoints.view.read().items()
             if name in namespace
-            and not name.startswith("_")
-            and not (keep_imports and _is_imported(value))
+            and not is_output(name)
+            and not (name.startswith("__") and name.endswith("__"))  # not the user's
+            and not (kept is not None and kept.include(name, value))
         ]
         for name in gone:
             del namespace[name]
         return gone
+
+    def _cells(self) -> list[str]:
+        """Return the text of the cells that this process ran, and of those in earlier commits."""
+        texts = REGISTRY.texts
+        if self._savepoints.available:
+            timeline = self._timeline
+            before = filter(timeline.is_of_before, timeline.log.commits)
+            texts += [commit.cell.text for commit in before if commit.cell is not None]
+        return texts
 
     # -- live references
 
@@ -318,14 +334,6 @@ def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} can't be a name: begin with a letter, as numbers are commits'")
     return name
-
-
-def _is_imported(value: Any) -> bool:
-    """Tell whether a value came by an import: a module, or a function or class of one."""
-    if isinstance(value, types.ModuleType):
-        return True
-    of_module = isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
-    return of_module and value.__module__ not in {"__main__", None}
 
 
 def describe(value: Any) -> str:
