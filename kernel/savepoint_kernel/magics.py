@@ -240,7 +240,7 @@ class TimelineMagics(Magics):  # type: ignore[misc]
     def clear(self, line: str) -> None:
         """Delete the user's names; ``%undo`` brings them back.
 
-        Usage: ``%clear [--keep-imports]``
+        Usage: ``%clear [--keep-imports]``; what cells imported stays with that.
         """
         words = _words(line, "%clear")
         if words not in ([], ["--keep-imports"]):
@@ -249,7 +249,7 @@ class TimelineMagics(Magics):  # type: ignore[misc]
             )
         removed = self._commands.clear(keep_imports=bool(words))
         back = "; %undo brings them back" if self.shell.kernel.savepoints.available else ""
-        print(f"Names deleted: {len(removed)}{back}")
+        print(f"Names deleted: {len(removed)}{back}" if removed else "There was nothing to delete.")
 
     @line_magic  # type: ignore[untyped-decorator]
     def transaction(self, line: str) -> None:

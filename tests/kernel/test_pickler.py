@@ -38,6 +38,8 @@ from savepoint_kernel.serialize.flat import LARGE, dumps_flat, dumps_plain
 from savepoint_kernel.serialize.pickler import dumps
 from savepoint_kernel.serialize.portable import loads
 from savepoint_kernel.serialize.sources import REGISTRY
+from savepoint_kernel.state.fingerprint import image
+from savepoint_kernel.state.imager import measure
 
 from . import pickling
 from .harness import Kernel
@@ -189,6 +191,18 @@ def test_running_a_cell_again_gives_functions_of_the_same_pickle() -> None:
     REGISTRY.cell_id = None
     assert namespace["f"] is not first
     assert dumps(namespace["f"], namespace)[0] == before == dumps(first, namespace)[0]
+
+
+def test_where_a_name_was_read_from_says_nothing_about_its_class() -> None:
+    namespace = new_namespace()
+    run_cell("class Reading: unit = 'm'", namespace)
+    of_the_store = json.loads('"Reading"')
+    assert of_the_store is not namespace["Reading"].__name__
+    images = [
+        image({name: namespace["Reading"]}, namespace, measure)
+        for name in ("Reading", of_the_store)
+    ]
+    assert images[0] == images[1]
 
 
 def test_a_change_of_a_function_or_class_changes_its_pickle() -> None:

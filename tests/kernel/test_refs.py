@@ -157,6 +157,22 @@ def test_generator_is_made_again_when_it_is_gone_in_the_same_process(kernel):
     assert kernel.eval("(next(numbers), next(savepoint.refs.get(key)))") == "(5, 6)"
 
 
+def test_placeholder_that_comes_back_is_not_called_the_object(kernel):
+    kernel.ok("g = (n for n in 'ab')")
+    kernel.ok("del g")
+    lost = "g: a builtins.generator was not saved: an object of type 'generator' can't be saved"
+    assert lost in shown(kernel, "%undo")
+    kernel.ok("x = 1")
+    kernel.ok("del g")
+    assert lost in shown(kernel, "%undo")
+    assert "'generator' can't be saved" in kernel.eval("g")
+    for cell, named in (("next(g)", False), ("del g; 1/0", True)):
+        report = kernel.run(f"%%transaction\n{cell}").savepoint["transaction"]
+        assert report["outcome"] == "rolled_back"
+        assert ("g" in report["unrestorable"]) is named
+        assert "same object" not in str(report)
+
+
 def test_request_and_api_say_what_was_made_again(kernel):
     kernel.ok(IMPORT + "make = lambda: (n for n in range(3))\ng = make()")
     kernel.ok("key = savepoint.refs.put(g, recreate=make)")

@@ -424,13 +424,63 @@ def test_participant_whose_token_cannot_be_saved_is_named(own_kernel):
 
 
 def test_clear_is_undone(kernel):
-    kernel.ok("import math\nx = 1\ndef f(): pass")
-    kernel.ok("%clear --keep-imports")
-    assert kernel.eval("('x' in globals(), 'f' in globals(), 'math' in globals())") == (
-        "(False, False, True)"
-    )
+    kernel.ok("x = 1; _hidden = 2\ndef f(): pass")
+    kernel.ok("x", store_history=True)
+    assert kernel.ok("%clear").text() == "Names deleted: 3; %undo brings them back\n"
+    assert kernel.eval("{'x', 'f', '_hidden'} & {*globals()}") == "set()"
+    assert kernel.eval("_, '_i' in globals()") == "(1, True)"
+    assert kernel.ok("%clear").text() == "There was nothing to delete.\n"
     kernel.ok("%undo")
-    assert kernel.eval("x") == "1"
+    assert kernel.eval("x, _hidden") == "(1, 2)"
+
+
+IMPORTING = """
+import math, os.path, collections.abc as abc
+from math import inf, pi
+from fnmatch import *
+from os import environ
+from random import randint, random
+from typing import List
+%time import string
+def load():
+    import csv
+    global json
+    import json
+load()
+if math: from numpy import exp, e as euler
+"""
+IMPORTED = """
+    List abc environ euler exp filter fnmatch fnmatchcase json math os pi randint random string
+    translate
+"""
+
+NOT_IMPORTED = """
+show = print; kind = type(3); table = [math, pi]
+inf = 3; List = List
+squares = [pi for pi in range(3)]
+def local(): from shutil import copy as table
+class Local: from shutil import copy as kind
+"""
+
+
+def test_clear_keeps_what_cells_imported_and_what_only_its_value_tells():
+    session = "--Savepoints.session=imports"
+    names = "print(*get_ipython().run_line_magic('who_ls', ''))"
+    imported = {*IMPORTED.split(), "Decimal", "Fraction"}
+    with start_kernel(session) as kernel:
+        kernel.ok(IMPORTING)
+        kernel.ok("%%time\nfrom fractions import Fraction")
+        kernel.ok(NOT_IMPORTED)
+        kernel.ok("exec('from decimal import Decimal; from time import timezone')")
+        kernel.ok("%clear --keep-imports")
+        assert {*kernel.ok(names).text().split()} == imported
+        kernel.ok("%undo")
+        kernel.client.shutdown()
+        kernel.manager.provisioner.process.wait(30)
+    with start_kernel(session) as kernel:
+        kernel.ok("%restore")
+        kernel.ok("from math import tau\n%clear --keep-imports")
+        assert {*kernel.ok(names).text().split()} == imported | {"tau"}
 
 
 def test_api_does_what_the_magics_do(kernel):
@@ -536,6 +586,21 @@ def test_session_comes_back_in_a_new_process():
         kernel.manager.provisioner.process.wait(30)
     with start_kernel(session, "--Savepoints.restore_on_start=True") as kernel:
         assert kernel.eval("p.v") == "[1]"
+
+
+@pytest.mark.parametrize("seed", ["2", "3"])  # names are met in another order
+def test_class_that_is_only_read_in_a_new_process_is_no_change(seed):
+    session = "--Savepoints.session=read-only"
+    with start_kernel(session, env={"PYTHONHASHSEED": "1"}) as kernel:
+        for cell in ("def f(): return 1", "class C: x = 1", "c = C()"):
+            kernel.ok(cell)
+        kernel.client.shutdown()
+        kernel.manager.provisioner.process.wait(30)
+    with start_kernel(session, env={"PYTHONHASHSEED": seed}) as kernel:
+        kernel.ok("%restore")
+        assert kernel.ok("print(c.x)").text() == "1\n"
+        assert not last_commit(kernel)["changed"]
+        assert "deleted: c" in shown(kernel, "%undo")
 
 
 def test_module_from_a_path_the_session_added_is_found_again(tmp_path):

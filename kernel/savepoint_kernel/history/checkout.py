@@ -18,7 +18,7 @@ from ..serialize.portable import loads
 from ..state.fingerprint import Contents, Image, read
 from ..state.imager import Group, measure, names_of
 from ..state.inplace import Anchors
-from ..state.liverefs import DroppedReference, what_was_dropped
+from ..state.liverefs import DroppedReference
 from ..state.process import Failure, ProcessState
 from ..state.tracker import Look
 from ..state.view import is_attribute, is_output, is_variable
@@ -27,7 +27,7 @@ from .log import CommitLog
 from .patch import Live
 from .present import Present
 from .read_ahead import ReadAhead
-from .staging import Read, Staging, load, same_object
+from .staging import Read, Staging, load, lost, same_object
 from .store import Store
 from .table import Table
 from .table import read as read_table
@@ -242,7 +242,8 @@ class Checkout:
             self._present.settle(fresh, base.ranks, base.process, base.process_addresses, groups)
         for group, _ in base.anchors:
             for name in group.dropped.keys() & touched:
-                staging.unrestorable.setdefault(name, same_object(group.dropped[name]))
+                if type(view.get(name)) is not DroppedReference:  # no use can change a placeholder
+                    staging.unrestorable.setdefault(name, same_object(group.dropped[name]))
         removed -= self._present.view.attributes  # of modules that stay imported
         unrestorable = staging.unrestorable
         again = self._make_again(staging, values, unrestorable, settle=True)
@@ -282,8 +283,7 @@ class Checkout:
                 self._present.settle(made, self._present.ranks)
         for name, value in made.items():
             if type(value) is DroppedReference:
-                _, kind, reason = what_was_dropped(value)
-                unrestorable[name] = f"a {kind} was not saved, and {reason}"
+                unrestorable[name] = lost(value)
             else:
                 unrestorable.pop(name, None)
         unrestorable |= failures

@@ -6,7 +6,6 @@ Threads: the main thread, in a cell or between cells.
 from __future__ import annotations
 
 import re
-import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from traitlets.utils.importstring import import_item
 
 from ..exceptions import CheckpointNotFound, UnrestorableState
+from ..serialize.sources import REGISTRY
 from ..state.view import is_output
 from .savepoints import Savepoints
 from .transaction import Transactions, Unsaved, policy_named
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..state.liverefs import LiveReferences
     from .checkout import Restored
     from .commit import Commit
+    from .imports import Imports
     from .timeline import Timeline
 
 SHOWN = 1 << 20
@@ -268,18 +269,36 @@ class Commands:
         return commit
 
     def clear(self, keep_imports: bool = False) -> list[str]:
-        """Delete the user's names; returns them."""
+        """Delete the user's names; returns them.
+
+        Args:
+            keep_imports: keep those that cells imported.
+        """
         namespace = self._savepoints.view.namespace
+        kept: Imports | None = None
+        if keep_imports:
+            imports = import_item(f"{__package__}.imports.Imports")
+            kept = imports(self._cells(), self._savepoints.transform)
         gone = [
             name
             for name, value in self._savepoints.view.read().items()
             if name in namespace
-            and not name.startswith("_")
-            and not (keep_imports and _is_imported(value))
+            and not is_output(name)
+            and not (name.startswith("__") and name.endswith("__"))  # not the user's
+            and not (kept is not None and kept.include(name, value))
         ]
         for name in gone:
             del namespace[name]
         return gone
+
+    def _cells(self) -> list[str]:
+        """Return the text of the cells that this process ran, and of those in earlier commits."""
+        texts = REGISTRY.texts
+        if self._savepoints.available:
+            timeline = self._timeline
+            before = filter(timeline.is_of_before, timeline.log.commits)
+            texts += [commit.cell.text for commit in before if commit.cell is not None]
+        return texts
 
     # -- live references
 
@@ -397,11 +416,3 @@ def _whole(value: Any, least: int, what: str) -> int:
     if value < least:
         raise ValueError(f"{what} must be at least {least}, not {value}")
     return value
-
-
-def _is_imported(value: Any) -> bool:
-    """Tell whether a value came by an import: a module, or a function or class of one."""
-    if isinstance(value, types.ModuleType):
-        return True
-    of_module = isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
-    return of_module and value.__module__ not in {"__main__", None}

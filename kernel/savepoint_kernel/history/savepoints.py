@@ -432,13 +432,17 @@ class Savepoints(Options):
             if frame is not None and frame.f_globals is self._shell.user_ns:
                 timeline.suspect_all(f"the task {task.get_name()!r} may change anything")
 
+    def transform(self, text: str) -> str:
+        """Turn a cell into Python; transformers are users' code, too, and may raise."""
+        transformed: str = self._shell.transform_cell(text)
+        return transformed
+
     def _compile_cell(self, text: str) -> types.CodeType | None:
         try:
-            transformed = self._shell.transform_cell(text)
-            code: types.CodeType = compile(
-                transformed, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
-            )
-        except Exception:  # transformers are users' code, too
+            flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+            transformed = self.transform(text)
+            code: types.CodeType = compile(transformed, "<cell>", "exec", flags, dont_inherit=True)
+        except Exception:
             return None
         return code
 

@@ -20,7 +20,7 @@ from ..exceptions import UnrestorableState
 from ..state.fingerprint import Contents, Image, Loaded, Source, read, values_of
 from ..state.imager import Dropped, Group
 from ..state.inplace import Anchors, put_back
-from ..state.liverefs import DroppedReference, LiveReferences
+from ..state.liverefs import DroppedReference, LiveReferences, way_back, what_was_dropped
 from ..state.pairing import FootprintOf
 from .patch import Live, Patch, find_patch, may_be_patched
 from .reuse import reusable, same_frame
@@ -77,9 +77,9 @@ class Staging:
                 value = DroppedReference(name, dropped.type, dropped.reason, dropped.again)
                 if dropped.again is not None:
                     self.missing[name] = value
-                self.unrestorable[name] = f"a {dropped.type} was not saved: {dropped.reason}"
-            else:
-                self.unrestorable[name] = same_object(dropped)
+            # What lives on may itself be the placeholder that an earlier way back has left.
+            is_lost = type(value) is DroppedReference
+            self.unrestorable[name] = lost(value) if is_lost else same_object(dropped)
             self._stand_ins[name] = value
 
     def _patch(self, group: Group, live: Live | None, anchors: Anchors | None) -> bool:
@@ -189,6 +189,13 @@ def _explained(group: Group) -> Iterator[None]:
 def same_object(dropped: Dropped) -> str:
     """Say of a value that is not saved that it still is the object it was."""
     return f"the {dropped.type} is the same object, as it is now: it can't be saved"
+
+
+def lost(placeholder: DroppedReference) -> str:
+    """Say why there is a placeholder."""
+    _, kind, reason = what_was_dropped(placeholder)
+    tried = way_back(placeholder) is not None
+    return f"a {kind} was not saved{', and' if tried else ':'} {reason}"
 
 
 def _is_class(value: Any) -> bool:

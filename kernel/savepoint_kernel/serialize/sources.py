@@ -140,6 +140,11 @@ class SourceRegistry:
         known = self.cell_of(cell.filename)
         return known if known is not None and known.text == cell.text else cell
 
+    @property
+    def texts(self) -> list[str]:
+        """The text of each cell, in the order of the latest execution."""
+        return [cell.text for cell in self._cells.values()]
+
     def first(self, cell: CellRecord) -> CellRecord:
         """Return a cell as it was run first: the record that stays the same in pickles."""
         first = self._first.get(cell.filename, cell)

@@ -133,8 +133,12 @@ def image(
     Raises:
         Exception: whatever pickling one of the values raises.
     """
-    # Sorted: the order in which names were grouped says nothing about their state.
-    ordered = {name: values[name] for name in sorted(values)}
+    # Sorted: the order in which names were grouped says nothing about their state. Interned: a name
+    # comes from the namespace, from code, or from the store, where it is another string; whether it
+    # is the one that its class is called by says nothing either, and would show in the pickle.
+    ordered = {
+        sys.intern(name) if type(name) is str else name: values[name] for name in sorted(values)
+    }
     buffers: list[PickleBuffer] = []
     if pickled is not None and (limit is None or len(pickled) <= limit):
         stream = pickled
