@@ -110,6 +110,12 @@ LINKED = {
     "module": "a = types.ModuleType('made'); a.x = []; b = Thing(x=a.x)",
     "generator": "a = []\nb = (x for x in a)",
     "cycle": "a = []; a.append(a); b = [a]",
+    "attribute of a class without a name": ("class C: shared = []\na = C(); b = C.shared\ndel C"),
+    "closure of a class without a name": (
+        "def make(b):\n    class C:\n        def m(self): return b\n    return C()\n"
+        "b = []; a = make(b)"
+    ),
+    "class in a class": "class a:\n    class C: shared = []\nb = a.C.shared",
 }
 
 APART = {

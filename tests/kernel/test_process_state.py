@@ -241,7 +241,7 @@ def test_state_that_did_not_exist_is_restored_as_none() -> None:
 
 def test_registering_says_what_is_wrong() -> None:
     participants = Participants([Note()])
-    with pytest.raises(ValueError, match="'note' is registered"):
+    with pytest.raises(ValueError, match="'note' is the kernel's own"):
         participants.register(Note())
     with pytest.raises(TypeError, match="capture and restore"):
         participants.register(object())  # type: ignore[arg-type]
@@ -557,6 +557,16 @@ def test_handlers_go_and_come_back(process: Participants) -> None:
     assert logger.handlers == [old]
     assert not logger.isEnabledFor(logging.DEBUG)  # cached by loggers, too
     logger.handlers.clear()
+
+
+def test_logger_that_was_not_there_has_no_settings_afterwards(process: Participants) -> None:
+    state = process.capture()
+    logger = logging.getLogger("savepoint.test.new")
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    assert process.restore(state) == []
+    assert (logger.level, logger.handlers, logger.propagate) == (0, [], True)
 
 
 def test_handlers_of_another_process_are_reported() -> None:

@@ -277,6 +277,20 @@ def test_warning_filters_set_by_a_cell_survive_a_completion_that_overlaps(kernel
     assert kernel.finish(cell).value == "True"
 
 
+def test_completer_does_not_set_warning_filters(kernel):
+    """What the completer uses sets them for a moment, and sets them back to what was before."""
+    content(kernel, "complete_request", {"code": "import os; os.pa", "cursor_pos": 16})
+    kernel.ok(
+        "import jedi.inference.docstrings, jedi.inference.compiled.access, warnings\n"
+        "before, inside = list(warnings.filters), []\n"
+        "for module in (jedi.inference.docstrings, jedi.inference.compiled.access):\n"
+        "    with module.warnings.catch_warnings(record=True):\n"
+        "        module.warnings.simplefilter('ignore')\n"
+        "        inside.append(list(warnings.filters))"
+    )
+    assert kernel.eval("inside == [before, before]") == "True"
+
+
 def test_completion_does_not_print_what_user_hooks_print_into_the_cell(kernel, blocked):
     kernel.ok(
         "class Chatty:\n    def __dir__(self):\n        print('hook')\n"

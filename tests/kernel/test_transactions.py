@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .harness import Kernel, Message, Result, start_kernel
+from .harness import Kernel, Message, Result, go_back, start_kernel
 from .test_timeline import ask, usage_error
 
 ON_FAILURE = {"savepoint": {"transaction": "rollback_on_failure"}}
@@ -162,6 +162,19 @@ def test_what_could_not_be_undone_is_said(kernel):
     kernel.ok("gen = iter(open('/etc/hostname').read() for _ in range(3))")
     report = fail(kernel, "next(gen); 1/0").savepoint["transaction"]
     assert "gen" in report["unrestorable"]
+
+
+@pytest.mark.parametrize("way", ["undo", "rollback"])
+def test_what_an_instance_shares_with_its_redefined_class_stays_shared(own_kernel, way):
+    cell = "class A:\n    cache = CACHE\n    def put(self, key): self.cache[key] = 1"
+    own_kernel.ok(f"CACHE = {{}}\n{cell}\na = A(); b = A()")
+    own_kernel.ok(cell)
+    go_back(own_kernel, "a.put('x')", way)
+    own_kernel.ok("a.put('y')")
+    assert own_kernel.eval("CACHE is a.cache is b.cache, CACHE") == "(True, {'y': 1})"
+    own_kernel.ok("del A")
+    go_back(own_kernel, "a.put('x')", way)
+    assert own_kernel.eval("CACHE is a.cache is b.cache, CACHE") == "(True, {'y': 1})"
 
 
 def test_report_of_a_rollback_names_what_the_user_named(kernel):

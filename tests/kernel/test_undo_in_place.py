@@ -462,3 +462,23 @@ def undone(hermetic_user_directories: None) -> Iterator[Kernel]:
 @pytest.mark.parametrize("number", range(6))
 def test_undone_program_leaves_names_their_objects(undone, number):
     assert int(undone.ok(f"undone.undo(60, {number})").value) >= 60
+
+
+@pytest.mark.parametrize("way", ["undo", "rollback"])
+def test_what_a_pickle_leaves_out_stays_with_an_object_that_has_not_changed(
+    own_kernel: Kernel, way: str
+) -> None:
+    own_kernel.ok(
+        "import threading\n"
+        "class Model:\n"
+        "    def __init__(self): self.n, self.lock, self.cache = 1, threading.Lock(), {'hot': 1}\n"
+        "    def __getstate__(self): return {'n': self.n}\n"
+        "    def __setstate__(self, state): self.__init__(); self.n, self.cache = state['n'], {}\n"
+        "models = [Model(), Model()]; locks = [id(m.lock) for m in models]"
+    )
+    go_back(own_kernel, "models.append(Model()); models[1].n = 2", way)
+    assert own_kernel.eval("[m.cache for m in models]") == "[{'hot': 1}, {}]"
+    assert own_kernel.eval("[m.n for m in models]") == "[1, 1]"
+    assert own_kernel.eval("[id(m.lock) == lock for m, lock in zip(models, locks)]") == (
+        "[True, False]"
+    )

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any
 
-from ..exceptions import CheckpointNotFound, UnrestorableState
+from ..exceptions import CheckpointNotFound, CorruptStore, UnrestorableState
 from ..serialize.portable import loads
 from ..state.fingerprint import Contents, Image, read
 from ..state.imager import Group, measure, names_of
@@ -389,8 +389,17 @@ class Checkout:
             self._present.participants.restore(before)
 
     def table(self, commit: Commit) -> Table:
-        """Return what a commit holds."""
-        return read_table(map(bytes.fromhex, commit.buckets), self._store.get)
+        """Return what a commit holds.
+
+        Raises:
+            CorruptStore: that can't be read.
+        """
+        try:
+            return read_table(map(bytes.fromhex, commit.buckets), self._store.get)
+        except CorruptStore as error:
+            raise CorruptStore(
+                f"commit {commit.number} is damaged: {error}; %restore goes to any other"
+            ) from error
 
     def load(self, group: Group) -> dict[str, Any]:
         """Make the saved values of a co-variable anew; nothing that exists is touched.

@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import collections
 import gc
+import itertools
 import logging
 import operator
 import sys
@@ -58,6 +59,7 @@ from .payload_arrays import Array
 from .payloads import FUNCTION, NO_PAYLOAD, InexactError, write_dict
 from .sameness import same
 from .structure import Walk
+from .unsaved import MOST, leaves_out, left_out
 
 _log = logging.getLogger(__name__)
 
@@ -216,19 +218,27 @@ class _Refill:
         self._loaded = loaded
         self._anchors = anchors
         self._alive = anchors.alive()  # strong from here on
-        live = [id(item) for item in self._alive if item is not None]
-        self._walk = Walk(namespace, live)
+        self._namespace = namespace
+        self._walk = self._new_walk()
         self._partner: dict[int, int] = {}
         self._target: dict[int, Any] = {}
         """What stands for an object of the new graph. Frozen ones are added as they are needed."""
         self._claimed: set[int] = set()
         self._dropped: list[Any] = []
 
+    def _new_walk(self) -> Walk:
+        return Walk(self._namespace, [id(item) for item in self._alive if item is not None])
+
     def run(self) -> dict[str, Any]:
-        walk = self._walk
-        if not self._anchors.objects or not walk.run(self._loaded):
+        if not self._anchors.objects or not self._walk.run(self._loaded):
             return self._loaded
         self._pair()
+        if self._keep_left_out():
+            self._walk, self._partner = self._new_walk(), {}
+            if not self._walk.run(self._loaded):
+                return self._loaded
+            self._pair()
+        walk = self._walk
         for number, (item, kind) in enumerate(zip(walk.objects, walk.kinds, strict=True)):
             if not kind.payload.frozen:
                 self._target[number] = self._original(number, item)
@@ -273,6 +283,21 @@ class _Refill:
             self._partner[new] = old
             taken.add(old)
             queue.extend(self._correspondence(new, old))
+
+    def _keep_left_out(self) -> bool:
+        """Give new objects what their pickles left out, if their originals have not changed."""
+        kept = False
+        pairs = (
+            (self._walk.objects[new], self._alive[old], self._walk.kinds[new].get_dict)
+            for new, old in self._partner.items()
+            if self._walk.kinds[new].get_dict and leaves_out(type(self._walk.objects[new]))
+        )
+        for item, original, get_dict in itertools.islice(pairs, MOST):
+            if type(original) is type(item):
+                found = left_out(original, item, self._namespace)
+                get_dict(item).update(found)
+                kept = kept or bool(found)
+        return kept
 
     def _correspondence(self, new: int, old: int) -> Iterable[tuple[int, int]]:
         held, was_held = self._walk.held[new], self._anchors.held[old]
