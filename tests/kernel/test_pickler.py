@@ -435,6 +435,65 @@ def test_frames_and_arrays_in_notebook_objects() -> None:
     assert loaded["t"] == pd.Timestamp("2024-01-01")
 
 
+def indexes() -> dict[str, Callable[[], pd.Index]]:
+    start = pd.Timestamp("2024-01-01")
+    return {
+        "times": lambda: pd.date_range(start, periods=4),
+        "times without a frequency": lambda: pd.DatetimeIndex([start, start, start, "2025"]),
+        "times of a zone": lambda: pd.date_range(start, periods=4, tz="Europe/Berlin"),
+        "timedeltas": lambda: pd.timedelta_range("1h", periods=4),
+        "periods": lambda: pd.period_range("2024-01", periods=4, freq="M"),
+        "categories": lambda: pd.CategoricalIndex(list("abca")),
+        "intervals": lambda: pd.interval_range(start, periods=4),
+        "levels": lambda: pd.MultiIndex.from_product([[1, 2], pd.date_range(start, periods=2)]),
+        "integers": lambda: pd.Index(pd.array([1, 2, None, 4], "Int64")),
+        "booleans": lambda: pd.Index(pd.array([True, False, None, True], "boolean")),
+        "strings": lambda: pd.Index(list("abcd")),
+    }
+
+
+def use(value: Any) -> None:
+    """Ask for what pandas computes of a value, and keeps."""
+    if isinstance(value, pd.DataFrame):
+        value.to_html()
+        value.isin([1]).sort_index()
+        use(value.index)
+        use(value.columns)
+        if value.shape[1] == 2:
+            value.groupby("k", observed=True).v.sum()
+            use(value["k"].array)
+        return
+    assert str(value)
+    for name in "dtype is_unique is_monotonic_increasing levels left year asi8".split():
+        getattr(value, name, None)
+    if isinstance(value, pd.Index):
+        value.get_indexer_for(value.unique())
+        use(value.array if value.nlevels == 1 else value.levels[1])
+
+
+@pytest.mark.parametrize("make", indexes().values(), ids=indexes())
+def test_what_pandas_keeps_of_its_results_is_left_out(make: Callable[[], pd.Index]) -> None:
+    index = make()
+    labels = index.to_flat_index() if index.nlevels > 1 else index
+    values = (
+        index,
+        pd.DataFrame({"k": list("aabb"), "v": np.arange(4.0)}, index=index),
+        pd.DataFrame({"k": labels, "v": np.arange(4.0)}),
+        pd.DataFrame([[1, 2, 3, 4]], columns=index),
+    )
+    for value in values:
+        before = dumps(value, {})[0]
+        use(value)
+        assert dumps(value, {})[0] == before
+        loaded = round_trip(value)
+        use(loaded)
+        if value is index:
+            pd.testing.assert_index_equal(loaded, index)
+            assert getattr(loaded, "freq", None) == getattr(index, "freq", None)
+        else:
+            pd.testing.assert_frame_equal(loaded, value)
+
+
 # -- files and other things outside ----------------------------------------------------------------
 
 

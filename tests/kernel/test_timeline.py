@@ -683,9 +683,15 @@ def test_child_process_leaves_the_timeline_alone(own_kernel):
         ),
         "lock": ("import threading; lock = threading.Lock()", ["lock", "lock.locked()"]),
         "shell": ("y = 1", ["!true"]),
+        "frame": (
+            "import pandas as pd\n"
+            "df = pd.DataFrame({'v': [1., 2]}, index=pd.date_range('2024-01-01', periods=2))\n"
+            "df['t'] = df.index.tz_localize('UTC'); df.columns = pd.CategoricalIndex(df.columns)",
+            ["df", "df.groupby('t').v.sum(), df.loc['2024-01-02']", "df.index"],
+        ),
         "large output": ("y = 1", ["'x' * 200_000"]),
     }.values(),
-    ids=["figure", "lock", "shell", "large output"],
+    ids=["figure", "lock", "shell", "frame", "large output"],
 )
 def test_cell_that_only_looks_is_no_step_of_undo_and_keeps_redo(own_kernel, setup, looks):
     own_kernel.ok("x = 1")
