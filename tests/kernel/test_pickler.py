@@ -435,6 +435,45 @@ def test_frames_and_arrays_in_notebook_objects() -> None:
     assert loaded["t"] == pd.Timestamp("2024-01-01")
 
 
+class Measured(np.ndarray[Any, Any]):
+    """As numpy's documentation adds attributes to arrays."""
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.unit = getattr(obj, "unit", None)
+
+
+class Slotted(np.ndarray[Any, Any]):
+    __slots__ = ("unit",)
+
+
+class Doubled(np.ndarray[Any, Any]):
+    """Saves itself, and no attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.multiply, (self.view(np.ndarray), 2)
+
+
+@pytest.mark.parametrize("kind", [Measured, Slotted])
+@pytest.mark.parametrize("writeable", [True, False])
+def test_attributes_of_arrays_come_back(kind: Any, writeable: bool) -> None:
+    array = np.arange(3.0).view(kind)
+    array.unit = ["m"]
+    array.flags.writeable = writeable
+    loaded, unit = round_trip([array, array.unit])
+    assert type(loaded) is kind
+    assert loaded.unit is unit
+    assert unit == ["m"]
+    assert loaded.tolist() == [0, 1, 2]
+    assert loaded.flags.writeable == writeable
+    assert not hasattr(round_trip(np.arange(3.0).view(Slotted)), "unit")
+
+
+def test_arrays_with_their_own_way_to_be_pickled_are_left_to_it() -> None:
+    loaded = round_trip(np.arange(3).view(Doubled))
+    assert type(loaded) is np.ndarray
+    assert loaded.tolist() == [0, 2, 4]
+
+
 def indexes() -> dict[str, Callable[[], pd.Index]]:
     start = pd.Timestamp("2024-01-01")
     return {

@@ -14,7 +14,7 @@ from savepoint_kernel.exceptions import QuotaExceeded
 from savepoint_kernel.history.table import TableWriter, read
 from savepoint_kernel.state.imager import Dropped, Group
 
-from .harness import Kernel, Message, start_kernel
+from .harness import Kernel, Message, go_back, start_kernel
 
 
 def ask(kernel: Kernel, what: str, **content: object) -> Message:
@@ -536,6 +536,33 @@ def test_session_comes_back_in_a_new_process():
         kernel.manager.provisioner.process.wait(30)
     with start_kernel(session, "--Savepoints.restore_on_start=True") as kernel:
         assert kernel.eval("p.v") == "[1]"
+
+
+@pytest.mark.parametrize("way", ["undo", "rollback", "another process"])
+def test_attributes_of_arrays_come_back(way):
+    setup = (
+        "import numpy as np\nclass Measured(np.ndarray):\n"
+        "    def __array_finalize__(self, obj): self.unit = getattr(obj, 'unit', None)\n"
+        "u = np.arange(3.).view(Measured); u.unit = 'm'; u.log = [u.unit]; log = u.log\n"
+        "get_ipython().held = u"
+    )
+    look = "(u.tolist(), vars(u), log is u.log)"
+    session = f"--Savepoints.session=attributes, {way}"
+    with start_kernel(session) as kernel:
+        kernel.ok(setup)
+        if way == "another process":
+            kernel.client.shutdown()
+            kernel.manager.provisioner.process.wait(30)
+        else:
+            go_back(kernel, "u[0] = 9; u.unit = 'km'; log.append(1); u.new = 1; v = u[1:]", way)
+            assert kernel.eval("u is get_ipython().held") == "True"
+            seen = kernel.eval(look)
+    if way == "another process":
+        with start_kernel(session) as kernel:
+            kernel.ok("%restore")
+            assert kernel.eval("(u * 2).unit") == "'m'"
+            seen = kernel.eval(look)
+    assert seen == "([0.0, 1.0, 2.0], {'unit': 'm', 'log': ['m']}, True)"
 
 
 def test_module_from_a_path_the_session_added_is_found_again(tmp_path):

@@ -7,17 +7,24 @@ the memory, which is saved whole. Arrays that share nothing cost a call each.
 pandas shares memory between frames as long as nobody writes (copy on write) and keeps account of
 it. After loading there is no such account, so arrays that it has on it are saved apart.
 
+Of subclasses numpy forgets the attributes, which come along here. A class that has its own way to
+be pickled is left to it.
+
 Limits: memory that no array owns (a bytearray under an array) is not shared again, nor are
 instances of subclasses, nor arrays that an object's ``__reduce__`` makes anew each time.
 """
 
 from __future__ import annotations
 
+import copyreg
 import itertools
+import sys
 from typing import Any
 
 from . import portable
 from .tensors import Storages
+
+_REDUCTION = ("__reduce__", "__reduce_ex__", "__setstate__")
 
 
 class ArrayTracker:
@@ -61,6 +68,16 @@ class ArrayTracker:
                     return _as_view(array, owner)
         return NotImplemented if array.flags.writeable else _read_only(array.__reduce_ex__(5))
 
+    def reduce_instance(self, array: Any) -> Any:
+        """Return what a pickle is to hold of an instance of a subclass that `saves_alike`."""
+        attributes, writeable = _attributes(array), array.flags.writeable
+        # Not __reduce_ex__, which asks the class.
+        make, args, contents = sys.modules["numpy"].ndarray.__reduce__(array)
+        if attributes is None and writeable:
+            return make, args, contents
+        state = contents, attributes, writeable
+        return make, args, state, None, None, portable.set_array_instance
+
     def shared_owners(self) -> frozenset[int]:
         """Return the ids of arrays whose memory others in the pickle see too."""
         return frozenset(
@@ -68,6 +85,20 @@ class ArrayTracker:
             for owner, spans in self._views.items()
             if owner in self._whole or _overlap(sorted(spans))
         )
+
+
+def saves_alike(kind: type) -> bool:
+    """Tell whether a subclass of ndarray is pickled as numpy does it, no more and no less."""
+    numpy = sys.modules["numpy"]
+    return all(getattr(kind, name) is getattr(numpy.ndarray, name) for name in _REDUCTION)
+
+
+def _attributes(array: Any) -> tuple[Any, Any] | None:
+    """Return the dict and the slots of an instance; None if there is nothing in them."""
+    own = getattr(array, "__dict__", None)
+    names: Any = copyreg._slotnames(type(array))  # type: ignore[attr-defined]
+    slots = {name: getattr(array, name) for name in names if hasattr(array, name)}
+    return (own or None, slots or None) if own or slots else None
 
 
 def _describable(array: Any, owner: Any) -> bool:

@@ -39,7 +39,7 @@ from typing import Any
 
 from ..exceptions import NotPicklable
 from . import portable
-from .arrays import ArrayTracker
+from .arrays import ArrayTracker, saves_alike
 from .cellcode import ANNOTATIONS, place_of
 from .classes import reduce_class
 from .depth import bounded_recursion
@@ -206,6 +206,9 @@ class _Pickler(pickle.Pickler):
         if (kind.__module__, kind.__qualname__) == _SERIES_MANAGER:
             return self._series_manager
         reducer = reducer_for(kind)
+        numpy = sys.modules.get("numpy")
+        if reducer is None and numpy is not None and issubclass(kind, numpy.ndarray):
+            return self.arrays.reduce_instance if saves_alike(kind) else None
         return without_caches(reducer) if may_cache(kind) else reducer
 
     # -- functions and classes ---------------------------------------------------------------------
