@@ -615,6 +615,22 @@ def test_masked_arrays_get_data_and_mask_back() -> None:
     assert values.tolist() == [1, None, 3]
 
 
+def test_masked_array_that_died_is_a_view_of_what_is_left() -> None:
+    base: Any = np.ma.MaskedArray([1, 2, 3], mask=[0, 1, 0])
+    session = Session(a=base, b=base[:2], c=np.lib.stride_tricks.sliding_window_view(base.data, 2))
+    part, windows = session.b, session.c
+    session.commit()
+    session.run("a += 1; a = None")
+    del base
+    assert session.roll_back()
+    assert session.b is part
+    assert session.c is windows
+    session.a[0] = np.ma.masked
+    session.a[1] = 9
+    assert part.tolist() == [None, 9]
+    assert windows[:, 0].tolist() == [1, 9]
+
+
 @pytest.mark.parametrize("cell", ["a.shape = (2, 3)", "a.dtype = 'f8'"])
 @pytest.mark.filterwarnings("ignore:Setting the (shape|dtype):DeprecationWarning")
 def test_an_array_of_another_shape_is_replaced(cell: str) -> None:

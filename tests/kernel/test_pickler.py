@@ -350,10 +350,25 @@ def test_large_buffers_are_not_copied() -> None:
     assert np.shares_memory(np.frombuffer(buffer, array.dtype), array)
 
 
+class Measured(np.ndarray[Any, Any]):
+    """As numpy's documentation adds attributes to arrays."""
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.unit = getattr(obj, "unit", None)
+
+
 def arrays() -> dict[str, Callable[[], list[Any]]]:
     base = np.arange(24.0).reshape(4, 6)
     mixed = np.array([1, "a", None, 2], dtype=object)
     record = np.zeros(3, dtype=[("x", "i4"), ("y", "f8")])
+    boxes = np.array([(1, [2]), (3, None)], dtype=[("x", "i4"), ("o", object)])
+    windows: Any = np.lib.stride_tricks.sliding_window_view
+    strided: Any = np.lib.stride_tricks.as_strided
+    masked: Any = np.ma.MaskedArray([1.0, 2.0, 3.0], mask=[0, 0, 1])
+    masked_boxes: Any = np.ma.MaskedArray(mixed.copy(), mask=[0, 0, 1, 0])
+    lone = np.arange(4.0).view(Measured).copy()  # it has no base
+    locked = lone.copy()
+    locked.flags.writeable = False
     return {
         "slice": lambda: [base, base[1:3]],
         "view first": lambda: [base[1:3], base],
@@ -365,6 +380,19 @@ def arrays() -> dict[str, Callable[[], list[Any]]]:
         "objects": lambda: [mixed, mixed[::-1], mixed[1:3]],
         "broadcast": lambda: (lambda a: [a, np.broadcast_to(a, (5, 3))])(np.arange(3.0)),
         "read-only view": lambda: [base, np.broadcast_to(base[0], (2, 6))],
+        "windows": lambda: [base, windows(base[0], 3), windows(base, (2, 2))],
+        "windows of a lost base": lambda: [windows(np.arange(5), 3)] * 2,
+        "strides": lambda: [base, strided(base, (2, 2), (8, 16)), strided(base, (2,), (48,))[1:]],
+        "strided objects": lambda: [mixed, strided(mixed, (2, 2), (8, 16))[1]],
+        "masked": lambda: [masked, masked._mask, masked[:2], masked[:2]._mask, masked.data],
+        "masked objects": lambda: [masked_boxes[1:], masked_boxes, masked_boxes[::-1]._mask],
+        "masked fields": lambda: (lambda m: [m, m["y"], m._mask])(np.ma.MaskedArray(record)),
+        "records": lambda: [record, record.view(np.recarray), record.view(np.recarray)[1:].y],
+        "records of objects": lambda: [boxes.view(np.recarray)[:1], boxes],
+        "matrix": lambda: (lambda m: [m, m[0], m.A, m.T])(np.eye(3).view(np.matrix) * 2),
+        "subclass": lambda: [lone[1:], lone, lone.view(np.ndarray)[:2]],
+        "other subclass": lambda: [lone.view(np.matrix), lone],
+        "read-only subclass": lambda: [locked, locked[:2]],
     }
 
 
@@ -373,16 +401,40 @@ def test_views_share_memory_again(make: Callable[[], list[Any]]) -> None:
     before = make()
     after = round_trip(before)
     for old, new in zip(before, after, strict=True):
-        assert (old.dtype, old.strides, old.flags.writeable) == (
+        assert (type(old), old.dtype, old.strides, old.flags.writeable) == (
+            type(new),
             new.dtype,
             new.strides,
             new.flags.writeable,
         )
-        assert np.array_equal(old, new)
+        assert old.tolist() == new.tolist()
+        assert vars(old).keys() == vars(new).keys() if hasattr(old, "__dict__") else True
     for i in range(len(before)):
         for j in range(i):
             shared = np.shares_memory(before[i], before[j])
             assert np.shares_memory(after[i], after[j]) == shared
+    assert dumps(before, {})[0] == dumps(before, {})[0]
+
+
+def test_masked_arrays_come_back_with_all_they_have() -> None:
+    array: Any = np.ma.MaskedArray([1.0, 2.0, 3.0], mask=[0, 0, 1], fill_value=7, hard_mask=True)
+    loaded, view = round_trip([array, array[:2]])
+    assert loaded.fill_value == 7
+    assert loaded.hardmask
+    view[1] = np.ma.masked
+    assert loaded.tolist() == [1, None, None]
+    assert loaded.mask is not np.ma.nomask
+    assert round_trip(np.ma.MaskedArray([1, 2]))._mask is np.ma.nomask
+    assert round_trip(np.ma.masked) is np.ma.masked
+
+
+@pytest.mark.parametrize("dtype", ["i4", "f4", "U3", "M8[D]", "?", "O", "i4,f8"])
+def test_masked_array_that_is_shown_is_the_same(dtype: str) -> None:
+    array: Any = np.ma.MaskedArray(np.zeros(3, dtype), mask=[0, 0, 1])
+    before = dumps(array, {})[0]
+    shown = repr(array)
+    assert dumps(array, {})[0] == before
+    assert repr(round_trip(array)) == shown
 
 
 class Fresh:
@@ -447,6 +499,97 @@ def test_frames_and_arrays_in_notebook_objects() -> None:
     assert model.v.tolist() == [4, 4]
     assert loaded["sums"]() == 3
     assert loaded["t"] == pd.Timestamp("2024-01-01")
+
+
+class Slotted(np.ndarray[Any, Any]):
+    __slots__ = ("unit",)
+
+
+class Doubled(np.ndarray[Any, Any]):
+    """Saves itself, and no attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.multiply, (self.view(np.ndarray), 2)
+
+
+@pytest.mark.parametrize("kind", [Measured, Slotted])
+@pytest.mark.parametrize("writeable", [True, False])
+def test_attributes_of_arrays_come_back(kind: Any, writeable: bool) -> None:
+    array = np.arange(3.0).view(kind)
+    array.unit = ["m"]
+    array.flags.writeable = writeable
+    loaded, unit = round_trip([array, array.unit])
+    assert type(loaded) is kind
+    assert loaded.unit is unit
+    assert unit == ["m"]
+    assert loaded.tolist() == [0, 1, 2]
+    assert loaded.flags.writeable == writeable
+    assert not hasattr(round_trip(np.arange(3.0).view(Slotted)), "unit")
+
+
+def test_arrays_with_their_own_way_to_be_pickled_are_left_to_it() -> None:
+    loaded = round_trip(np.arange(3).view(Doubled))
+    assert type(loaded) is np.ndarray
+    assert loaded.tolist() == [0, 2, 4]
+
+
+def indexes() -> dict[str, Callable[[], pd.Index]]:
+    start = pd.Timestamp("2024-01-01")
+    return {
+        "times": lambda: pd.date_range(start, periods=4),
+        "times without a frequency": lambda: pd.DatetimeIndex([start, start, start, "2025"]),
+        "times of a zone": lambda: pd.date_range(start, periods=4, tz="Europe/Berlin"),
+        "timedeltas": lambda: pd.timedelta_range("1h", periods=4),
+        "periods": lambda: pd.period_range("2024-01", periods=4, freq="M"),
+        "categories": lambda: pd.CategoricalIndex(list("abca")),
+        "intervals": lambda: pd.interval_range(start, periods=4),
+        "levels": lambda: pd.MultiIndex.from_product([[1, 2], pd.date_range(start, periods=2)]),
+        "integers": lambda: pd.Index(pd.array([1, 2, None, 4], "Int64")),
+        "booleans": lambda: pd.Index(pd.array([True, False, None, True], "boolean")),
+        "strings": lambda: pd.Index(list("abcd")),
+    }
+
+
+def use(value: Any) -> None:
+    """Ask for what pandas computes of a value, and keeps."""
+    if isinstance(value, pd.DataFrame):
+        value.to_html()
+        value.isin([1]).sort_index()
+        use(value.index)
+        use(value.columns)
+        if value.shape[1] == 2:
+            value.groupby("k", observed=True).v.sum()
+            use(value["k"].array)
+        return
+    assert str(value)
+    for name in "dtype is_unique is_monotonic_increasing levels left year asi8".split():
+        getattr(value, name, None)
+    if isinstance(value, pd.Index):
+        value.get_indexer_for(value.unique())
+        use(value.array if value.nlevels == 1 else value.levels[1])
+
+
+@pytest.mark.parametrize("make", indexes().values(), ids=indexes())
+def test_what_pandas_keeps_of_its_results_is_left_out(make: Callable[[], pd.Index]) -> None:
+    index = make()
+    labels = index.to_flat_index() if index.nlevels > 1 else index
+    values = (
+        index,
+        pd.DataFrame({"k": list("aabb"), "v": np.arange(4.0)}, index=index),
+        pd.DataFrame({"k": labels, "v": np.arange(4.0)}),
+        pd.DataFrame([[1, 2, 3, 4]], columns=index),
+    )
+    for value in values:
+        before = dumps(value, {})[0]
+        use(value)
+        assert dumps(value, {})[0] == before
+        loaded = round_trip(value)
+        use(loaded)
+        if value is index:
+            pd.testing.assert_index_equal(loaded, index)
+            assert getattr(loaded, "freq", None) == getattr(index, "freq", None)
+        else:
+            pd.testing.assert_frame_equal(loaded, value)
 
 
 # -- files and other things outside ----------------------------------------------------------------

@@ -14,7 +14,7 @@ from savepoint_kernel.exceptions import QuotaExceeded
 from savepoint_kernel.history.table import TableWriter, read
 from savepoint_kernel.state.imager import Dropped, Group
 
-from .harness import Kernel, Message, start_kernel
+from .harness import Kernel, Message, go_back, start_kernel
 
 
 def ask(kernel: Kernel, what: str, **content: object) -> Message:
@@ -603,6 +603,33 @@ def test_class_that_is_only_read_in_a_new_process_is_no_change(seed):
         assert "deleted: c" in shown(kernel, "%undo")
 
 
+@pytest.mark.parametrize("way", ["undo", "rollback", "another process"])
+def test_attributes_of_arrays_come_back(way):
+    setup = (
+        "import numpy as np\nclass Measured(np.ndarray):\n"
+        "    def __array_finalize__(self, obj): self.unit = getattr(obj, 'unit', None)\n"
+        "u = np.arange(3.).view(Measured); u.unit = 'm'; u.log = [u.unit]; log = u.log\n"
+        "get_ipython().held = u"
+    )
+    look = "(u.tolist(), vars(u), log is u.log)"
+    session = f"--Savepoints.session=attributes, {way}"
+    with start_kernel(session) as kernel:
+        kernel.ok(setup)
+        if way == "another process":
+            kernel.client.shutdown()
+            kernel.manager.provisioner.process.wait(30)
+        else:
+            go_back(kernel, "u[0] = 9; u.unit = 'km'; log.append(1); u.new = 1; v = u[1:]", way)
+            assert kernel.eval("u is get_ipython().held") == "True"
+            seen = kernel.eval(look)
+    if way == "another process":
+        with start_kernel(session) as kernel:
+            kernel.ok("%restore")
+            assert kernel.eval("(u * 2).unit") == "'m'"
+            seen = kernel.eval(look)
+    assert seen == "([0.0, 1.0, 2.0], {'unit': 'm', 'log': ['m']}, True)"
+
+
 def test_module_from_a_path_the_session_added_is_found_again(tmp_path):
     session = "--Savepoints.session=with-path"
     (tmp_path / "of_the_session.py").write_text("class Thing:\n    value = 3\n")
@@ -748,9 +775,15 @@ def test_child_process_leaves_the_timeline_alone(own_kernel):
         ),
         "lock": ("import threading; lock = threading.Lock()", ["lock", "lock.locked()"]),
         "shell": ("y = 1", ["!true"]),
+        "frame": (
+            "import pandas as pd\n"
+            "df = pd.DataFrame({'v': [1., 2]}, index=pd.date_range('2024-01-01', periods=2))\n"
+            "df['t'] = df.index.tz_localize('UTC'); df.columns = pd.CategoricalIndex(df.columns)",
+            ["df", "df.groupby('t').v.sum(), df.loc['2024-01-02']", "df.index"],
+        ),
         "large output": ("y = 1", ["'x' * 200_000"]),
     }.values(),
-    ids=["figure", "lock", "shell", "large output"],
+    ids=["figure", "lock", "shell", "frame", "large output"],
 )
 def test_cell_that_only_looks_is_no_step_of_undo_and_keeps_redo(own_kernel, setup, looks):
     own_kernel.ok("x = 1")

@@ -123,6 +123,40 @@ def test_frame_that_is_let_go_keeps_its_memory(kernel: Kernel, way: str):
     kernel.ok("del x, get_ipython().held, get_ipython().later")
 
 
+WINDOW = "np.lib.stride_tricks.sliding_window_view(x, 3)"
+FIELDS = "np.array([(1., 2), (3., 4)], dtype=[('f', 'f8'), ('i', 'i4')])"
+
+VIEWS = {
+    "array": ("x = np.arange(6.)", "x[:2]", "v[0]"),
+    "masked": ("x = np.ma.MaskedArray([1., 2, 3], mask=[0, 0, 1])", "x[:2]", "v[0]"),
+    "mask": ("x = np.ma.MaskedArray([9., 2, 3], mask=[1, 0, 1])", "x[:2]", "9. - 90. * v.mask[0]"),
+    "masked objects": ("x = np.ma.MaskedArray([1, [2]], [0, 1], object)", "x[:1]", "v[0]"),
+    "matrix": ("x = np.arange(4.).view(np.matrix) * 2", "x[0, :2]", "v[0, 0]"),
+    "array of a matrix": ("x = np.arange(4.).view(np.matrix) * 2", "x.A1", "v[0]"),
+    "records": (f"x = {FIELDS}.view(np.recarray)['f']", "x[:1]", "v[0]"),
+    "field of records": (f"x = {FIELDS}['f']", "x.view(np.recarray)", "v[0]"),
+    "window": ("x = np.arange(5.)", WINDOW, "v[0, 0]"),
+    "strides": ("x = np.arange(5.)", "np.lib.stride_tricks.as_strided(x, (2,), (16,))", "v[0]"),
+}
+
+
+@pytest.mark.parametrize("way", ["rollback", "undo"])
+@pytest.mark.parametrize(
+    "lost", ["x = x.copy()", "v = 0", "x = x.copy(); v = 0", "x.shape = (-1, 1)"]
+)
+@pytest.mark.parametrize(("setup", "view", "seen"), VIEWS.values(), ids=VIEWS)
+def test_views_see_the_memory_they_saw(kernel, setup, view, seen, lost, way):
+    look = "(x.tolist(), v.tolist(), type(x), type(v), x.shape)"
+    kernel.ok(f"import numpy as np\n{setup}\nv = {view}")
+    before = kernel.eval(look)
+    go_back(kernel, lost, way)
+    assert kernel.eval(look) == before
+    kernel.ok("x[(0,) * x.ndim] = 9.")
+    assert kernel.eval(f"float({seen})") == "9.0"
+    kernel.ok("if v.flags.writeable: v[(0,) * v.ndim] = 8.")
+    assert kernel.eval("x[(0,) * x.ndim] == v[(0,) * v.ndim]") in ("True", "np.True_")
+
+
 @pytest.mark.parametrize(
     ("setup", "code", "state"),
     {

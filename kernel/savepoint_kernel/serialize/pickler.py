@@ -39,11 +39,12 @@ from typing import Any
 
 from ..exceptions import NotPicklable
 from . import portable
-from .arrays import ArrayTracker
+from .arrays import ArrayTracker, saves_alike
 from .cellcode import ANNOTATIONS, place_of
 from .classes import reduce_class
 from .depth import bounded_recursion
 from .librarycode import library_place_of, signature_of
+from .pandascaches import may_cache, without_caches
 from .reducers import PROTOCOL, REDUCERS, Reducer, reduce_singledispatch, reducer_for
 from .snapshots import Snapshots, names_in
 from .sources import REGISTRY, CellRecord
@@ -204,7 +205,11 @@ class _Pickler(pickle.Pickler):
             return self._block
         if (kind.__module__, kind.__qualname__) == _SERIES_MANAGER:
             return self._series_manager
-        return reducer_for(kind)
+        reducer = reducer_for(kind)
+        numpy = sys.modules.get("numpy")
+        if reducer is None and numpy is not None and issubclass(kind, numpy.ndarray):
+            return self.arrays.reduce_instance if saves_alike(kind) else None
+        return without_caches(reducer) if may_cache(kind) else reducer
 
     # -- functions and classes ---------------------------------------------------------------------
 

@@ -338,7 +338,12 @@ def make_closed_file(path: Any, mode: str, buffering: int, text: dict[str, Any])
 
 
 def make_array_view(
-    owner: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any
+    owner: Any,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: Any,
+    kind: Any = None,
 ) -> Any:
     """Make an array of another one's memory.
 
@@ -348,13 +353,16 @@ def make_array_view(
         shape: of the view.
         strides: of the view, in bytes.
         dtype: of the view.
+        kind: its class, if that is not ndarray.
     """
     numpy = importlib.import_module("numpy")
     whole = owner if owner.flags.c_contiguous else owner.T
     if dtype.hasobject:  # numpy makes no such array from a buffer
         flat = whole.reshape(-1)[offset // owner.itemsize :]
-        return numpy.lib.stride_tricks.as_strided(flat, shape, strides)
-    return numpy.ndarray(shape, dtype, whole, offset, strides)
+        view = numpy.lib.stride_tricks.as_strided(flat, shape, strides)
+        return view if kind is None else view.view(kind)
+    # Past the class's own __new__, as numpy does it when it unpickles.
+    return numpy.ndarray.__new__(kind or numpy.ndarray, shape, dtype, whole, offset, strides)
 
 
 def make_storage(data: Any) -> Any:
@@ -436,6 +444,26 @@ def builtin_base(kind: type[BaseException]) -> type[BaseException]:
         for base in kind.__mro__
         if base.__module__ == "builtins" and issubclass(base, BaseException)
     )
+
+
+def set_array_instance(array: Any, state: tuple[Any, Any, bool]) -> None:
+    """Set what there is to an instance of a subclass of ndarray.
+
+    Args:
+        array: the instance.
+        state: contents, as numpy has them, None for a view; attributes and slots; whether it can be
+            written to.
+    """
+    contents, attributes, writeable = state
+    if contents is not None:
+        importlib.import_module("numpy").ndarray.__setstate__(array, contents)
+    own = getattr(array, "__dict__", None)
+    if own is not None:
+        own.clear()  # of what __array_finalize__ put there
+    if attributes is not None:
+        set_state(array, attributes)
+    if not writeable:
+        array.flags.writeable = False
 
 
 def set_exception_state(error: BaseException, state: tuple[Any, Any, Any, bool]) -> None:

@@ -390,7 +390,8 @@ class _Walk:
             held.append(value.base)
         if value.dtype.hasobject:
             # Not the list: its id could be that of the next value's, and link the two.
-            items = value.ravel().tolist()
+            # Of the plain array, as a masked one does not show all it has.
+            items = self._ndarray.view(value, self._ndarray).ravel().tolist()
             held += () if self._has_atoms(items) else items
         return held
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from ..serialize.arrays import owner_of
 from .payload_arrays import Array, address_of
 from .payloads import InexactError
 from .structure import Walk
@@ -76,17 +77,16 @@ def _view(item: Any, originals: list[Any], shift: int) -> Any:
     """Return an array like the new one, over the memory of the originals."""
     span = _span_of(item)
     numpy = sys.modules["numpy"]
-    if type(item) is not numpy.ndarray or span is None:
+    if not issubclass(type(item), numpy.ndarray) or span is None:
         raise InexactError("memory shared in another way")
     for owner in originals:
-        while isinstance(getattr(owner, "base", None), numpy.ndarray):
-            owner = owner.base
+        if issubclass(type(owner), numpy.ndarray):
+            owner = owner_of(owner)
         memory = _span_of(owner)
         if memory and memory[0] <= span[0] + shift and span[1] + shift <= memory[1]:
             offset = address_of(item) + shift - memory[0]
-            view = numpy.ndarray(
-                item.shape, item.dtype, buffer=owner, offset=offset, strides=item.strides
-            )
+            how = item.shape, item.dtype, owner, offset, item.strides
+            view = numpy.ndarray.__new__(type(item), *how)
             if not item.flags.writeable:
                 view.setflags(write=False)
             return view

@@ -7,11 +7,11 @@ they are unchanged; views of their old data (``to_numpy()``) stay with the old d
 from __future__ import annotations
 
 import array
-import pickle
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..serialize.pickler import dumps
 from .graph import ATOMS
 from .payloads import NO_ITEMS, InexactError, Now, Payload
 from .sameness import same_items
@@ -126,7 +126,7 @@ class _Frame(Payload):
         if not (_is_plain_frame(target) and _is_plain_frame(content)):
             return False
         frombuffer = sys.modules["numpy"].frombuffer
-        (stream, old), (other, new) = _pickled(target), _pickled(content)
+        (stream, old), (other, new) = dumps(target, {}), dumps(content, {})
         return stream == other and all(
             one.raw().nbytes == two.raw().nbytes
             and not any(differing(frombuffer(one.raw(), "u1"), frombuffer(two.raw(), "u1")))
@@ -168,8 +168,3 @@ def _is_plain_frame(frame: Any) -> bool:
     return all(
         column.dtype != object or ATOMS.issuperset(map(type, column.array)) for column in columns
     )
-
-
-def _pickled(frame: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
-    buffers: list[pickle.PickleBuffer] = []
-    return pickle.dumps(frame, protocol=5, buffer_callback=buffers.append), buffers
