@@ -5,9 +5,11 @@ Threads: everything here runs on the main thread.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -24,6 +26,9 @@ from .kernel import SavepointKernel
 from .limits import Limits
 from .session import SharedSession
 from .shell import ZMQInteractiveShell
+
+_PORT_PATIENCE = 3.0
+"""Seconds the kernel waits for a port that is taken."""
 
 _TERMINATION = 1.0
 """Seconds the main thread waits for the end, when told to end."""
@@ -66,6 +71,22 @@ class SavepointKernelApp(IPKernelApp):  # type: ignore[misc]
 
     def _session_default(self) -> SharedSession:
         return SharedSession(parent=self)
+
+    def _bind_socket(self, s: zmq.Socket[Any], port: int) -> int:
+        """Bind a socket, and wait for a port that something else has for a moment.
+
+        The client chose the ports when they were free. Until the kernel binds them, any connection
+        of this machine may be given one of them as its own end, and keep it as long as it lasts.
+        """
+        deadline = time.monotonic() + (_PORT_PATIENCE if port else 0)
+        while True:
+            try:
+                bound: int = super()._bind_socket(s, port)
+                return bound
+            except zmq.ZMQError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.02)
 
     def init_iopub(self, context: zmq.Context[Any]) -> None:
         """Bind the iopub channel and start its thread."""

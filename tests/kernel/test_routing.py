@@ -555,12 +555,6 @@ def test_request_to_a_subshell_is_answered(kernel, blocked, subshell, msg_type):
     running.end()
 
 
-def test_request_to_an_unknown_subshell_is_an_error(kernel):
-    failed = kernel.reply(kernel.start("1 + 1", subshell_id="no such"))
-    assert failed["content"]["status"] == "error"
-    kernel.ok("1 + 1")
-
-
 def test_deleting_an_unknown_subshell_is_an_error(kernel):
     assert delete_subshell(kernel, "no such")["status"] == "error"
     assert list_subshells(kernel) == []
