@@ -67,13 +67,18 @@ class CommQueue:
 
     def _take_over(self) -> None:
         if self._queue and self._cell_running():
-            self._drain()
+            self._drain(self._cell_running)
+            self._main_loop.add_callback(self._drain)  # what came once the cell had ended
 
-    def _drain(self) -> None:
-        """Serve what is queued, unless the other thread is at it: then it will."""
-        while self._queue and self._turn.acquire(blocking=False):
+    def _drain(self, wanted: Callable[[], bool] = lambda: True) -> None:
+        """Serve what is queued, unless the other thread is at it: then it will.
+
+        Args:
+            wanted: tells whether to go on.
+        """
+        while self._queue and wanted() and self._turn.acquire(blocking=False):
             try:
-                while self._queue:
+                while self._queue and wanted():
                     self._serve(self._queue.popleft())
             finally:
                 self._turn.release()
