@@ -31,6 +31,9 @@ _HELD = re.compile(rb"(?:RssAnon|RssShmem|VmSwap):\s*(\d+) kB")
 _EXACT = re.compile(rb"(?:Pss_Anon|Pss_Shmem|SwapPss):\s*(\d+) kB")
 _EXACT_FIELDS = 3
 
+_LOOKS = 5
+"""Times to look at most, while processes end meanwhile."""
+
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 1
 
 
@@ -76,13 +79,18 @@ def measure(exact_above: float = 0.0) -> Usage:
     cpu = time.process_time() + ended.children_user + ended.children_system
     if sys.platform != "linux":
         return _portable(cpu)
-    children = tuple(_children())
-    pids = [os.getpid(), *(child.pid for child in children)]
-    held = {pid: _kilobytes(pid, "status", _HELD, 0) for pid in pids}
-    memory = sum(held.values()) * 1024
-    if children and memory > exact_above:
+    for _ in range(_LOOKS):
+        children = tuple(_children())
+        pids = [os.getpid(), *(child.pid for child in children)]
+        held = {pid: _kilobytes(pid, "status", _HELD, 0) for pid in pids}
+        memory = sum(held.values()) * 1024
+        if not children or memory <= exact_above:
+            break
         exact = (_kilobytes(pid, "smaps_rollup", _EXACT, held[pid]) for pid in pids)
         memory = sum(exact) * 1024
+        # Once one has ended, what it shared counts for the others, and so would count twice.
+        if {*pids[1:]} <= {child.pid for child in _children()}:
+            break
     cpu += sum(child.cpu for child in children)
     return Usage(memory, held[pids[0]] * 1024, cpu, children)
 
