@@ -143,10 +143,13 @@ def checkpoint(
             name; "hard_error" raises, and nothing is committed.
 
     Raises:
+        OSError: it is to be on disk now (``durability`` sync) and is not; it is in memory.
         UnrestorableState: a value can't be saved.
         ValueError: that can't be a name, or a policy.
     """
-    return _commands().checkpoint(name, message, policy)
+    commit = _commands().checkpoint(name, message, policy)
+    _kernel().savepoints.store.settle()
+    return commit
 
 
 def restore(commit: Commit | str | int | None = None, names: str | Iterable[str] = ()) -> Restored:

@@ -31,7 +31,7 @@ from .exceptions import (
 )
 from .history.commit import as_number
 from .serialize.sources import REGISTRY
-from .upkeep import COMMANDS, Upkeep
+from .upkeep import Upkeep
 
 if TYPE_CHECKING:
     from .history.commands import Commands
@@ -319,15 +319,16 @@ class TimelineMagics(Magics):  # type: ignore[misc]
           this kernel was refused by default, and signs it if you say so
         """
         words = _words(line, "%savepoint")
-        with _usage("%savepoint", OSError, StoreLocked, TraitError):
-            if Upkeep(self.shell).run(words):
+        upkeep = Upkeep(self.shell)
+        with _usage("%savepoint", StoreLocked, TraitError):
+            if upkeep.run(words):
                 return
             if len(words) > 1:
                 raise UsageError("%savepoint takes one name: %savepoint NAME")
             if not self._commands.transactions.in_progress:
                 raise UsageError(
                     f"%savepoint {words[0]} would set a savepoint, and there is no transaction in "
-                    f"progress: %begin starts one. What else there is: {', '.join(COMMANDS)}"
+                    f"progress: %begin starts one. What else there is: {', '.join(upkeep.names)}"
                 )
             self._commands.savepoint(words[0])
 

@@ -127,6 +127,7 @@ class TimelineRequests:
             content.get("message", ""),
             content.get("policy", "pickle_or_error"),
         )
+        self._savepoints.store.settle()  # the error of a disk is the reply's
         return {"commit": commit.number, "dropped": dict(commit.dropped)}
 
     def _restore(self, content: Message) -> Message:

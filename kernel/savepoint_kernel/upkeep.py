@@ -27,9 +27,6 @@ from .history.options import only_at_start
 
 _YES = "--yes"
 
-COMMANDS = ("status", "gc", "config", "sessions", "delete", "trust")
-"""The words after ``%savepoint`` that are no name of a savepoint."""
-
 
 class Upkeep:
     """The commands of one shell.
@@ -48,6 +45,11 @@ class Upkeep:
             "delete": (self.delete, 1, f"NAME [{_YES}]"),
             "trust": (self.trust, 1, f"[DIRECTORY | SESSION] [{_YES}]"),
         }
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The words after ``%savepoint`` that are no name of a savepoint."""
+        return [*self._actions]
 
     def run(self, words: Sequence[str]) -> bool:
         """Do what the words after ``%savepoint`` say; returns False if they are no command.

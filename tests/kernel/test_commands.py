@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .harness import Kernel, start_kernel
-from .test_timeline import commits, last_commit, shown, usage_error
+from .test_timeline import ask, commits, last_commit, shown, usage_error
 
 SMALL_DISK = (
     "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))"
@@ -227,12 +227,11 @@ def test_full_disk_is_reported_and_costs_nothing_if_there_is_room_again(durabili
         kernel.ok("b = os.urandom(300_000); digest = hash(b)")
         if durability == "async":
             # The writer thread fails soon after; the next cell says so.
-            kernel.ok(
-                "import time\n"
-                "while get_ipython().kernel.savepoints.store.error is None: time.sleep(0.01)"
-            )
+            failed = kernel.run("get_ipython().kernel.savepoints.flush()")
+            assert failed.content["ename"] == "OSError"
         assert "too large" in told(kernel, "can't be written")
         assert "not on disk yet" in kernel.ok("%checkpoint full").text()
+        assert ask(kernel, "checkpoint")["status"] == ("error" if durability == "sync" else "ok")
         kernel.ok("a.append(2); c = 1")
         kernel.ok("d = 1")
         kernel.ok("%undo")

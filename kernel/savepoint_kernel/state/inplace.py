@@ -54,12 +54,12 @@ from typing import Any
 from ..serialize.flat import FLAT, LARGE, items_of
 from ..serialize.tensors import tensor_under
 from .kinds import CLASS, Kind
+from .leftout import MOST, leaves_out, left_out
 from .memory import share_memory
 from .payload_arrays import Array
 from .payloads import FUNCTION, NO_PAYLOAD, InexactError, write_dict
 from .sameness import same
 from .structure import Walk
-from .unsaved import MOST, leaves_out, left_out
 
 _log = logging.getLogger(__name__)
 
