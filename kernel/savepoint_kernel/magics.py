@@ -64,6 +64,11 @@ def without_transaction_line(lines: list[str]) -> list[str]:
     return lines
 
 
+# So IPython leaves it out when it tells whether a cell is complete: as one that begins with a cell
+# magic, it is once it ends in an empty line.
+without_transaction_line.has_side_effects = True  # type: ignore[attr-defined]
+
+
 @magics_class
 class SourceMagics(Magics):  # type: ignore[misc]
     """``%source``."""

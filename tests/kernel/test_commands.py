@@ -274,3 +274,12 @@ def test_policy_that_needs_a_timeline_says_how_to_do_without(tmp_path):
         kernel.ok("%%transaction commit_always\n%transaction commit_always")
         kernel.ok("x = 1")
         assert "there is no timeline" in usage_error(kernel, "%transaction rollback_always")
+
+
+def test_console_goes_on_after_a_transaction_line(kernel):
+    def status(code: str) -> str:
+        msg_id = kernel.send("is_complete_request", {"code": code})
+        return kernel.reply(msg_id)["content"]["status"]
+
+    assert status("%%transaction") == status("%%transaction\nx = 1") == "incomplete"
+    assert status("%%transaction\nx = 1\n\n") == "complete"
